@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the graph: one place, so that driver, recorder and readers cannot drift apart. No ROS import here.
+
+Topic            type                     content
+/odom            nav_msgs/Odometry        the whole state in one stamped message: x in pose, pitch in orientation,
+                                          v in twist.linear.x, pitch rate in twist.angular.y, yaw rate in twist.angular.z
+/imu             sensor_msgs/Imu          as measured
+/joint_states    sensor_msgs/JointState   wheels and leg joints as measured; effort of the wheels is the torque the
+                                          firmware executed over the step that ends at the stamp
+/wheel_torque    sensor_msgs/JointState   what a commander asks for, Nm; stamp of the observation it answers;
+                                          frame_id is the commander's interface hash; no effort means "take it back"
+/wheel_command   sensor_msgs/JointState   what the driver sent to the firmware after its limits; stamp of the
+                                          observation it answers; frame_id is the mode in command
+/mode            std_msgs/String          latched: the mode in command and, after a colon, the reason of the last change
+/interface       std_msgs/String          latched: the interface as canonical JSON
+/battery         sensor_msgs/BatteryState
+/cmd_vel         geometry_msgs/TwistStamped
+/diagnostics     diagnostic_msgs/DiagnosticArray
+"""
+
+ODOM = "odom"
+IMU = "imu"
+JOINT_STATES = "joint_states"
+WHEEL_TORQUE = "wheel_torque"
+WHEEL_COMMAND = "wheel_command"
+MODE = "mode"
+INTERFACE = "interface"
+BATTERY = "battery"
+CMD_VEL = "cmd_vel"
+DIAGNOSTICS = "diagnostics"
+
+#: Message type of each recorded topic.
+TYPES = {
+    ODOM: "nav_msgs/msg/Odometry",
+    IMU: "sensor_msgs/msg/Imu",
+    JOINT_STATES: "sensor_msgs/msg/JointState",
+    WHEEL_TORQUE: "sensor_msgs/msg/JointState",
+    WHEEL_COMMAND: "sensor_msgs/msg/JointState",
+    MODE: "std_msgs/msg/String",
+    INTERFACE: "std_msgs/msg/String",
+    BATTERY: "sensor_msgs/msg/BatteryState",
+    CMD_VEL: "geometry_msgs/msg/TwistStamped",
+    DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
+}
+
+#: Topics whose last message a late subscriber must still get.
+LATCHED = (MODE, INTERFACE)
+
+#: Joint names in /joint_states; the wheels come first in /wheel_torque and /wheel_command too.
+WHEELS = ("left_wheel", "right_wheel")
+LEGS = ("left_thigh", "left_shin", "right_thigh", "right_shin")
+
+#: Services (std_srvs); names are relative to the node that offers them.
+ARM = "driver/arm"  # Trigger
+DISARM = "driver/disarm"  # Trigger: zero torque
+ESTOP = "driver/estop"  # Trigger: zero torque, latched until disarm
+TORQUE_MODE = "driver/torque_mode"  # SetBool: true gives command to /wheel_torque, false back to balance
+START_EPISODE = "recorder/start_episode"  # Trigger
+STOP_EPISODE = "recorder/stop_episode"  # Trigger
+
+#: Modes in command, as in frame_id of /wheel_command and in /mode.
+DISARMED = "disarmed"
+BALANCE = "balance"
+TORQUE = "torque"
+FAULT = "fault"

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+from setuptools import setup
+
+PACKAGE = "h2o_training"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Offline-and-online reinforcement learning (H2O+), simulator twins and judging for the wheel-legged robot",
+    license="Apache-2.0",
+    maintainer="h2o_robot maintainers",
+    maintainer_email="maintainers@h2o-robot.invalid",
+    packages=[PACKAGE],
+    package_data={PACKAGE: ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "h2o_control",
+        "wheel_leg_driver",
+        "torch>=2.4",
+        "mujoco>=3.2",
+        "onnx>=1.16",
+        "h5py>=3.8",
+        "plotly>=5.18",
+        "tensorboard>=2.14",
+    ],
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
+        ("share/" + PACKAGE, ["package.xml"]),
+    ],
+    entry_points={
+        "console_scripts": [
+            "trainer_node = h2o_training.trainer_node:main",
+        ],
+        "h2o_robot.commands": [
+            "dataset = h2o_training.dataset_cli:command",
+            "train = h2o_training.train_cli:command",
+            "export = h2o_training.export:command",
+            "evaluate = h2o_training.evaluate:command",
+            "replay = h2o_training.replay:command",
+            "demo = h2o_training.demo:command",
+        ],
+    },
+    zip_safe=True,
+)
