@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
+
+.PHONY: help install demo test lint build lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: requirements.lock $(PACKAGES:=/setup.py)
+	@echo "Installing into $(VENV) (about 2 GB, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps $(PACKAGES:%=-e %)
+	@touch $@
+
+install: $(VENV)/.installed ## Create the local environment from the lock file
+
+demo: install ## The whole loop on an emulated robot: drive, record, train, deploy, judge
+	@exec $(BIN)/h2o-robot demo $(ARGS)
+
+test: install ## Run the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Lint, format check and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: install ## Build the workspace with colcon, as on a ROS machine
+	$(BIN)/colcon build --metas colcon.meta
+
+# The ROS wheels carry a second, egg-style name for each package; only the name that can be downloaded is kept.
+lock: ## Pin what is installed now
+	@$(BIN)/pip list --format=freeze --exclude-editable --exclude pip \
+		| sed 's/+cpu$$//' | grep -v -E '^(h2o_control|h2o_training|wheel_leg_driver)==' \
+		| awk -F== '{l[NR]=$$0; n[NR]=$$1; s[$$1]=1} END {for (i=1;i<=NR;i++) {k=n[i]; gsub("_","-",k); if (!(("ros-" k) in s)) print l[i]}}' \
+		> requirements.lock
+
+clean: ## Remove the environment and build products
+	rm -rf $(VENV) build install log
