@@ -17,7 +17,7 @@ setup(
         "h2o_control",
         "wheel_leg_driver",
         "torch>=2.4",
-        "mujoco>=3.2",
+        "mujoco>=4.0",
         "onnx>=1.16",
         "h5py>=3.8",
         "plotly>=5.18",

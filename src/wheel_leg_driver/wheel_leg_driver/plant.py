@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from h2o_control.errors import ConfigError
-
 from wheel_leg_driver.robot import Robot
 
 

@@ -123,5 +123,3 @@ def list_robots(folder: Path) -> list[Robot]:
     if not robots:
         raise ConfigError(f"no robot descriptions (*.yaml) in {folder}")
     return robots
-
-

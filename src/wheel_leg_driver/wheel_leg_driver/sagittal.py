@@ -10,11 +10,12 @@ The same function linearised gives the driver's LQR; batched in torch it is the 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
-from h2o_control.contract import FloatArray
 
+from h2o_control.contract import FloatArray
 from wheel_leg_driver.robot import Body
 
 GRAVITY_MPS2 = 9.81
@@ -36,7 +37,9 @@ def accelerations(
     Args:
         body: masses, lengths and friction.
         wheel_radius_m: r.
-        v, theta, theta_dot: arrays of one shape, m/s, rad, rad/s.
+        v: m/s, array of any shape (all state arguments alike).
+        theta: rad.
+        theta_dot: rad/s.
         torque_nm: commanded torque u of one wheel, both alike.
         xp: the array module, numpy or torch.
         torque_factor: k_t, produced over commanded torque.
@@ -68,8 +71,6 @@ def linearise(body: Body, wheel_radius_m: float = 0.065, torque_factor: float = 
 
     Coulomb friction is left out: its slope at rest is a property of the smoothing, not of the robot.
     """
-    import dataclasses
-
     smooth = dataclasses.replace(body, coulomb_nm=0.0)
     a = np.zeros((4, 4))
     b = np.zeros((4, 1))
