@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire protocol between driver and firmware; docs/protocol.md is its description for firmware authors.
+
+A frame is COBS(payload + CRC-32 of payload, little-endian) followed by one zero byte. COBS leaves no zero inside a
+frame, so a reader that lost its place finds it again at the next zero.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+
+from cobs import cobs
+
+from wheel_leg_driver.plant import SensorReadings
+
+VERSION = 1
+#: Longest encoded frame, delimiter included; a receiver that collects more without a zero may drop it.
+MAX_FRAME = 256
+DELIMITER = b"\x00"
+
+_TELEMETRY_TYPE, _COMMAND_TYPE = 0x01, 0x02
+_HEAD = struct.Struct("<BBI")
+_TELEMETRY = struct.Struct("<BBIQI3f3f4f2f2f4f4f2ff3fHH")
+_COMMAND = struct.Struct("<BBI2f2fB")
+_CRC = struct.Struct("<I")
+
+
+class Status(enum.IntFlag):
+    """Status bits of a telemetry frame."""
+
+    ARMED = 1 << 0
+    #: Torque is zero because a fault is latched; disarm, then arm.
+    LATCHED = 1 << 1
+
+
+class Fault(enum.IntFlag):
+    """Fault bits of a telemetry frame; every one means zero torque until disarmed."""
+
+    WATCHDOG = 1 << 0
+    PROTOCOL_VERSION = 1 << 1
+    UNDERVOLTAGE = 1 << 2
+    OVERTEMPERATURE = 1 << 3
+    MOTOR = 1 << 4
+    IMU = 1 << 5
+
+
+class CommandFlag(enum.IntFlag):
+    """Flags of a command frame."""
+
+    ARM = 1 << 0
+    DISARM = 1 << 1
+    #: Keeps the watchdog content without saying anything about torque.
+    HEARTBEAT = 1 << 2
+
+
+class FrameError(ValueError):
+    """A frame that must not be used: damaged, of an unknown type, or too short."""
+
+
+class VersionError(FrameError):
+    """A whole frame of another protocol version."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"protocol version {version}, this side speaks {VERSION}: update firmware or driver")
+        self.version = version
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What the firmware reports at every control tick.
+
+    Attributes:
+        sequence: counts frames modulo 2**32.
+        device_time_us: the microcontroller's clock, 64 bits: it does not wrap.
+        command_sequence: of the last command accepted.
+        sensors: IMU, wheels, legs, battery, temperatures.
+        executed_nm: torque setpoint of the left and right wheel after the firmware's limits, averaged over the
+            step that ends at this frame.
+        status, faults: bits.
+    """
+
+    sequence: int
+    device_time_us: int
+    command_sequence: int
+    sensors: SensorReadings
+    executed_nm: tuple[float, float]
+    status: Status
+    faults: Fault
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the driver asks for.
+
+    Attributes:
+        sequence: counts commands modulo 2**32.
+        torque_nm: left and right wheel.
+        posture_rad: leg servo targets, thigh and shin, both legs alike.
+        flags: arm, disarm, heartbeat.
+    """
+
+    sequence: int
+    torque_nm: tuple[float, float] = (0.0, 0.0)
+    posture_rad: tuple[float, float] = (0.0, 0.0)
+    flags: CommandFlag = CommandFlag(0)
+
+
+def _frame(payload: bytes) -> bytes:
+    return cobs.encode(payload + _CRC.pack(zlib.crc32(payload))) + DELIMITER
+
+
+def encode_telemetry(t: Telemetry) -> bytes:
+    """Return the frame of a telemetry message, delimiter included."""
+    s = t.sensors
+    return _frame(
+        _TELEMETRY.pack(
+            _TELEMETRY_TYPE,
+            VERSION,
+            t.sequence & 0xFFFFFFFF,
+            t.device_time_us,
+            t.command_sequence & 0xFFFFFFFF,
+            *s.accel_mps2,
+            *s.gyro_radps,
+            *s.quaternion_wxyz,
+            *s.wheel_pos_rad,
+            *s.wheel_vel_radps,
+            *s.leg_pos_rad,
+            *s.leg_vel_radps,
+            *t.executed_nm,
+            s.battery_v,
+            *s.temperatures_c,
+            int(t.status),
+            int(t.faults),
+        )
+    )
+
+
+def encode_command(c: Command, version: int = VERSION) -> bytes:
+    """Return the frame of a command, delimiter included; `version` lets tests speak another one."""
+    return _frame(
+        _COMMAND.pack(_COMMAND_TYPE, version, c.sequence & 0xFFFFFFFF, *c.torque_nm, *c.posture_rad, int(c.flags))
+    )
+
+
+def decode(frame: bytes) -> Telemetry | Command:
+    """Decode one frame without its delimiter.
+
+    Raises:
+        FrameError: not COBS, wrong checksum, wrong length or unknown type.
+        VersionError: intact, but of another protocol version.
+    """
+    try:
+        data = cobs.decode(frame)
+    except cobs.DecodeError as error:
+        raise FrameError(f"not a COBS frame: {error}") from error
+    payload, tail = data[: -_CRC.size], data[-_CRC.size :]
+    if len(payload) < _HEAD.size:
+        raise FrameError(f"{len(data)} bytes are too few for a frame")
+    if _CRC.unpack(tail)[0] != zlib.crc32(payload):
+        raise FrameError("checksum differs")
+    kind, version, _ = _HEAD.unpack_from(payload)
+    if version != VERSION:
+        raise VersionError(version)
+    if kind == _TELEMETRY_TYPE and len(payload) == _TELEMETRY.size:
+        f = _TELEMETRY.unpack(payload)
+        sensors = SensorReadings(
+            accel_mps2=f[5:8],
+            gyro_radps=f[8:11],
+            quaternion_wxyz=f[11:15],
+            wheel_pos_rad=f[15:17],
+            wheel_vel_radps=f[17:19],
+            leg_pos_rad=f[19:23],
+            leg_vel_radps=f[23:27],
+            battery_v=f[29],
+            temperatures_c=f[30:33],
+        )
+        return Telemetry(f[2], f[3], f[4], sensors, f[27:29], Status(f[33]), Fault(f[34]))
+    if kind == _COMMAND_TYPE and len(payload) == _COMMAND.size:
+        f = _COMMAND.unpack(payload)
+        return Command(f[2], f[3:5], f[5:7], CommandFlag(f[7]))
+    raise FrameError(f"type {kind} with {len(payload)} bytes is not of this protocol")
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; a torn or damaged frame costs itself and nothing after the next zero.
+
+    Attributes:
+        errors: frames dropped so far.
+        last_error: why the last one was.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.errors = 0
+        self.last_error = ""
+        self.other_version: int | None = None
+
+    def feed(self, data: bytes) -> list[Telemetry | Command]:
+        """Take bytes as they came, return the messages that they complete."""
+        self._buffer += data
+        messages: list[Telemetry | Command] = []
+        while (end := self._buffer.find(0)) >= 0:
+            frame = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if not frame:
+                continue
+            try:
+                messages.append(decode(frame))
+            except FrameError as error:
+                self.errors += 1
+                self.last_error = str(error)
+                if isinstance(error, VersionError):
+                    self.other_version = error.version
+        if len(self._buffer) > MAX_FRAME:
+            self._buffer.clear()
+            self.errors += 1
+            self.last_error = f"no frame end within {MAX_FRAME} bytes"
+        return messages
