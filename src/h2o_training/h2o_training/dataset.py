@@ -12,10 +12,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
+
 from h2o_control.config import from_mapping
 from h2o_control.contract import FloatArray, Interface, Task, canonical_json
 from h2o_control.errors import ConfigError, ContractError, DataError
-from numpy.typing import NDArray
 
 BoolArray = NDArray[np.bool_]
 
