@@ -34,7 +34,7 @@ class Estimate:
 
 
 class Estimator:
-    """Encoders count wheel angle relative to the leg; the body's pitch is added to get the wheel's turn on the floor."""
+    """Encoders count wheel angle relative to the leg; adding the body's pitch gives the wheel's turn on the floor."""
 
     def __init__(self, wheel_radius_m: float) -> None:
         self._radius = wheel_radius_m

@@ -117,8 +117,6 @@ class Firmware:
             self._trip(Fault.WATCHDOG)
         if not self._held:
             self._plant.step(self._torque, self._posture, SUBSTEP_US * 1e-6)
-        elif not self._armed:
-            self._disarmed_us = self.device_time_us
         self._executed[0] += self._torque[0]
         self._executed[1] += self._torque[1]
         self._substeps += 1

@@ -8,6 +8,7 @@ frame, so a reader that lost its place finds it again at the next zero.
 from __future__ import annotations
 
 import enum
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ class Telemetry:
     faults: Fault
 
 
+NO_FLAGS = CommandFlag(0)
+
+
 @dataclass(frozen=True)
 class Command:
     """What the driver asks for.
@@ -98,14 +102,14 @@ class Command:
     Attributes:
         sequence: counts commands modulo 2**32.
         torque_nm: left and right wheel.
-        posture_rad: leg servo targets, thigh and shin, both legs alike.
+        posture_rad: leg servo targets, thigh and shin, both legs alike; NaN keeps the targets in effect.
         flags: arm, disarm, heartbeat.
     """
 
     sequence: int
     torque_nm: tuple[float, float] = (0.0, 0.0)
-    posture_rad: tuple[float, float] = (0.0, 0.0)
-    flags: CommandFlag = CommandFlag(0)
+    posture_rad: tuple[float, float] = (math.nan, math.nan)
+    flags: CommandFlag = NO_FLAGS
 
 
 def _frame(payload: bytes) -> bytes:
