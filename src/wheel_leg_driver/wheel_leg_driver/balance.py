@@ -63,7 +63,7 @@ class Balancer:
         self._x_ref += self._v_ref * dt
         lag = max(-LEASH_M, min(LEASH_M, estimate.x_m - self._x_ref))
         self._x_ref = estimate.x_m - lag
-        # In balance at a pitch other than the trim, K_x lag = -K_theta (theta - trim): integrate the trim until lag is 0.
+        # In balance at another pitch than the trim, K_x lag = -K_theta (theta - trim): move the trim until lag is 0.
         share = self._gain[0] / self._gain[2] / self._robot.balance.trim_time_s
         self.trim_rad -= share * lag * dt
         self.trim_rad = max(-TRIM_LIMIT_RAD, min(TRIM_LIMIT_RAD, self.trim_rad))

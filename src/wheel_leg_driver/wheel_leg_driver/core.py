@@ -177,7 +177,8 @@ class DriverCore:
         yaw = yaw_rate_radps if math.isfinite(yaw_rate_radps) else 0.0
         yaw = max(-limits.yaw_rate_command_radps, min(limits.yaw_rate_command_radps, yaw))
         self._speed = (v, yaw, self.device_time_us)
-        if abs(v) > 0 or abs(yaw) > 0:
+        if v == 0.0 and yaw == 0.0:
+            # After a hand-back the robot stops until the operator has let go of the stick once.
             self._stopping = False
 
     def on_torque(self, torque_nm: float, observed_us: int, interface_hash: str) -> Command | None:
@@ -213,7 +214,8 @@ class DriverCore:
             raise RefusedError(f"mode is {self.mode} ({self.reason}): disarm first")
         if not abs(self._estimate.theta_rad) <= self.limits.arm_rad:
             raise RefusedError(
-                f"pitch is {self._estimate.theta_rad:+.2f} rad: hold the robot upright, within {self.limits.arm_rad} rad"
+                f"pitch is {self._estimate.theta_rad:+.2f} rad: "
+                f"hold the robot upright, within {self.limits.arm_rad} rad"
             )
         if self._telemetry.faults:
             raise RefusedError(f"firmware reports {describe(self._telemetry.faults)}: disarm first")
