@@ -167,11 +167,15 @@ def test_a_disk_that_fills_up_ends_the_episode_in_time(tmp_path: Path) -> None:
     free = [10 * RESERVE_BYTES]
     writer = BagWriter(tmp_path / "b", TOPIC_TYPES, free_bytes=lambda _: free[0])
     writer.start_episode()
-    with pytest.raises(BagWriteError, match="disk full: 16 MiB left"):
-        for k in range(1000):
-            if k == 500:
-                free[0] = RESERVE_BYTES // 2
+
+    def write(first: int, last: int) -> None:
+        for k in range(first, last):
             writer.write("/odom", odometry(k * STEP_NS, (0, 0, 0, 0)), k * STEP_NS)
+
+    write(0, 500)
+    free[0] = RESERVE_BYTES // 2
+    with pytest.raises(BagWriteError, match="disk full: 16 MiB left"):
+        write(500, 1000)
     assert writer.episode is None
     with Reader(tmp_path / "b") as reader:
         assert 500 <= reader.message_count <= 541

@@ -36,7 +36,7 @@ setup(
             "train = h2o_training.train_cli:command",
             "export = h2o_training.export:command",
             "evaluate = h2o_training.evaluate:command",
-            "replay = h2o_training.replay:command",
+            "replay = h2o_training.replay_bag:command",
             "demo = h2o_training.demo:command",
         ],
     },

@@ -73,10 +73,15 @@ class Episode:
     mode_changes: tuple[ModeChange, ...]
     recovered: bool
 
-    def modes(self, tolerance_ns: int) -> NDArray[np.str_]:
-        """Mode in command [n] at each state, "" where no command answers it within the tolerance."""
-        index = nearest_index(self.command.stamp_ns, self.stamp_ns, tolerance_ns)
-        return np.where(index >= 0, np.append(self.command.frame_id, "")[index], "")
+    def modes(self, max_age_ns: int = 50_000_000) -> NDArray[np.str_]:
+        """Mode in command [n] at each state: of the newest command that answers it or an earlier one, "" where none.
+
+        A commander that misses an observation leaves the mode as it is; the driver takes the robot back within 30 ms.
+        """
+        index = np.searchsorted(self.command.stamp_ns, self.stamp_ns, side="right") - 1
+        stamps = np.append(self.command.stamp_ns, np.int64(0))
+        fresh = (index >= 0) & (self.stamp_ns - stamps[index] <= max_age_ns)
+        return np.where(fresh, np.append(self.command.frame_id, "")[index], "")
 
 
 @dataclass(frozen=True)

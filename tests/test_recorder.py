@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder starts, stops and survives; every episode's file stands alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from bag_tools import START_NS, STEP_NS, joint_torques, odometry, text
+from h2o_control import topics
+from h2o_control.bag_reader import read_bag
+from h2o_control.contract import Interface
+from h2o_control.errors import DataError
+from h2o_control.recorder import GRACE_NS, Recorder
+
+NAMES = {name: f"/robot1/{name}" for name in topics.TYPES}
+
+
+def recorder(tmp_path: Path, auto_start: bool = False) -> Recorder:
+    return Recorder(tmp_path / "b", NAMES, auto_start, "test", lambda line: None)
+
+
+def everything(_: str) -> bool:
+    return True
+
+
+def drive(r: Recorder, first: int, last: int, mode: str = topics.BALANCE) -> None:
+    """Feed steps first..last as the driver would, ticking every 100 ms."""
+    for k in range(first, last):
+        stamp = START_NS + k * STEP_NS
+        if k % 20 == 0:
+            r.tick(stamp, everything)
+        r.take(topics.ODOM, odometry(stamp, (0.001 * k, 0, 0, 0)), stamp)
+        r.take(topics.JOINT_STATES, joint_torques(stamp, (0.1, 0.1)), stamp)
+        r.take(topics.WHEEL_COMMAND, joint_torques(stamp, (0.1, 0.1), mode), stamp)
+
+
+def latch(r: Recorder, mode: str, k: int) -> None:
+    r.take(topics.MODE, text(f"{mode}: because"), START_NS + k * STEP_NS)
+
+
+def test_every_episode_begins_with_the_latched_messages(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.BALANCE, 0)
+    for first in (10, 100):
+        r.start(START_NS + first * STEP_NS)
+        drive(r, first, first + 50)
+        r.stop()
+    r.close()
+    bag = read_bag(tmp_path / "b")
+    assert bag.interface == Interface()
+    assert [len(e.stamp_ns) for e in bag.episodes] == [50, 50]
+    assert [e.label for e in bag.episodes] == ["test", "test"]
+    for episode in bag.episodes:
+        assert [(c.mode, c.reason) for c in episode.mode_changes] == [("balance", "because")]
+    alone = read_bag(tmp_path / "b" / "b_1.mcap")
+    assert alone.interface == Interface()
+
+
+def test_it_records_from_arming_until_half_a_second_after_disarming(tmp_path: Path) -> None:
+    r = recorder(tmp_path, auto_start=True)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.DISARMED, 0)
+    drive(r, 0, 100, topics.DISARMED)
+    assert not r.recording
+    latch(r, topics.BALANCE, 100)
+    drive(r, 100, 300)
+    latch(r, topics.FAULT, 300)
+    drive(r, 300, 500, topics.FAULT)
+    assert not r.recording
+    r.close()
+    (episode,) = read_bag(tmp_path / "b").episodes
+    begin, end = ((t - START_NS) // STEP_NS for t in (episode.stamp_ns[0], episode.stamp_ns[-1]))
+    assert begin == 100
+    assert 300 + GRACE_NS // STEP_NS <= end + 1 <= 300 + GRACE_NS // STEP_NS + 20
+    assert [c.mode for c in episode.mode_changes] == ["balance", "fault"]
+
+
+def test_after_a_stop_by_hand_it_waits_for_the_next_arming(tmp_path: Path) -> None:
+    r = recorder(tmp_path, auto_start=True)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.BALANCE, 0)
+    drive(r, 0, 50)
+    r.stop()
+    drive(r, 50, 100)
+    assert not r.recording
+    latch(r, topics.DISARMED, 100)
+    latch(r, topics.BALANCE, 110)
+    drive(r, 120, 150)
+    assert r.recording
+    r.close()
+    assert len(read_bag(tmp_path / "b").episodes) == 2
+
+
+def test_it_says_which_essential_topics_are_lacking(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    assert r.lacking(lambda topic: topic != "/robot1/odom") == ["/robot1/odom", "/robot1/mode", "/robot1/interface"]
+    latch(r, topics.DISARMED, 0)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    assert r.lacking(everything) == []
+
+
+def test_a_changed_interface_ends_the_episode_with_an_error(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.BALANCE, 0)
+    r.start(START_NS)
+    drive(r, 0, 10)
+    with pytest.raises(DataError, match="interface changed"):
+        r.take(topics.INTERFACE, text(Interface(torque_limit_nm=2.0).to_json()), START_NS + 1)
+    assert not r.recording
+    assert len(read_bag(tmp_path / "b").episodes[0].stamp_ns) == 10
+
+
+PUBLISHER = """
+    import time
+    import rclpy
+    from nav_msgs.msg import Odometry
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import JointState
+    from std_msgs.msg import String
+    from h2o_control import topics
+    from h2o_control.contract import Interface
+
+    rclpy.init()
+    node = rclpy.create_node("fake_driver")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    mode = node.create_publisher(String, topics.MODE, latched)
+    interface = node.create_publisher(String, topics.INTERFACE, latched)
+    odom = node.create_publisher(Odometry, topics.ODOM, 10)
+    joints = node.create_publisher(JointState, topics.JOINT_STATES, 10)
+    command = node.create_publisher(JointState, topics.WHEEL_COMMAND, 10)
+    interface.publish(String(data=Interface().to_json()))
+    mode.publish(String(data="disarmed: start"))
+    deadline = time.monotonic() + 20
+    while odom.get_subscription_count() == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    mode.publish(String(data="balance: armed"))
+    time.sleep(0.5)
+    wheels = JointState(name=list(topics.WHEELS), effort=[0.5, 0.5])
+    start = time.monotonic()
+    for k in range(400):
+        message = Odometry()
+        message.header.stamp.sec, message.header.stamp.nanosec = 1000 + k // 200, (k % 200) * 5_000_000
+        message.pose.pose.position.x = 0.001 * k
+        message.pose.pose.orientation.w = 1.0
+        odom.publish(message)
+        wheels.header.stamp, wheels.header.frame_id = message.header.stamp, "balance"
+        joints.publish(wheels)
+        command.publish(wheels)
+        time.sleep(max(0.0, start + k * 0.005 - time.monotonic()))
+    time.sleep(0.5)
+    node.destroy_node()
+    rclpy.shutdown()
+"""
+
+
+def start_node(tmp_path: Path, *parameters: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(40 + os.getpid() % 60), "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).with_name("recorder_node")), "--ros-args"]
+    for parameter in parameters:
+        command += ["-p", parameter]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def publish() -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(40 + os.getpid() % 60)}
+    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    subprocess.run([sys.executable, "-c", textwrap.dedent(PUBLISHER)], env=environment, check=True)
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_node_records_a_driver_and_leaves_a_complete_bag_on_a_signal(tmp_path: Path, stop: signal.Signals) -> None:
+    node = start_node(tmp_path, "bag:=out/run", "auto_start:=true", "label:=carpet")
+    try:
+        publish()
+        node.send_signal(stop)
+        _, stderr = node.communicate(timeout=20)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 0, stderr
+    bag = read_bag(tmp_path / "out" / "run")
+    (episode,) = bag.episodes
+    assert not episode.recovered
+    assert episode.label == "carpet"
+    assert bag.interface == Interface()
+    assert len(episode.stamp_ns) == len(episode.executed.stamp_ns) == len(episode.command.stamp_ns) == 400
+    assert set(episode.modes()) == {"balance"}
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([], "parameter 'bag' is not set"),
+        (["bag:=there"], "exists already"),
+        (["bag:=new", "topics:=[odom, imux]"], "Did you mean 'imu'"),
+    ],
+)
+def test_the_node_refuses_wrong_parameters_with_exit_status_2(
+    tmp_path: Path, parameters: list[str], message: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    node = start_node(tmp_path, *parameters)
+    _, stderr = node.communicate(timeout=30)
+    assert node.returncode == 2
+    assert message in stderr
