@@ -111,7 +111,7 @@ class DriverCore:
         self._estimate = estimate = self._estimator.update(telemetry)
         self._check_firmware(telemetry)
         if self.mode in (BALANCE, TORQUE) and not abs(estimate.theta_rad) <= self.limits.fall_rad:
-            self._latch(f"fallen: pitch {estimate.theta_rad:+.2f} rad is beyond {self.limits.fall_rad} rad")
+            self.latch(f"fallen: pitch {estimate.theta_rad:+.2f} rad is beyond {self.limits.fall_rad} rad")
         if self.mode == TORQUE:
             self._check_commander(estimate)
         command = None if self.mode == TORQUE else self._own_command(estimate)
@@ -120,9 +120,9 @@ class DriverCore:
     def _check_firmware(self, telemetry: Telemetry) -> None:
         if self.mode in (BALANCE, TORQUE):
             if telemetry.faults:
-                self._latch(f"firmware latched {describe(telemetry.faults)}")
+                self.latch(f"firmware latched {describe(telemetry.faults)}")
             elif not telemetry.status & Status.ARMED:
-                self._latch("firmware is not armed any more: it was reset, or something else disarmed it")
+                self.latch("firmware is not armed any more: it was reset, or something else disarmed it")
         elif self._arming and telemetry.status & Status.ARMED and not telemetry.faults:
             self._arming, self._flags = False, NO_FLAGS
             self._estimator.set_origin()
@@ -146,7 +146,7 @@ class DriverCore:
 
     def _own_command(self, estimate: Estimate) -> Command:
         if self.mode != BALANCE:
-            return self._command(0.0, 0.0)
+            return self.zero()
         dt = self.robot.interface.dt_s
         v, yaw_rate, set_us = self._speed
         if self._stopping or (self.device_time_us - set_us) * 1e-6 > self.limits.command_timeout_s:
@@ -169,6 +169,10 @@ class DriverCore:
         self._sequence += 1
         body = self.robot.body
         return Command(self._sequence, (common - yaw, common + yaw), (body.thigh_rad, body.shin_rad), self._flags)
+
+    def zero(self) -> Command:
+        """Return a command of zero torque with the flags of the present mode."""
+        return self._command(0.0, 0.0)
 
     def on_speed(self, v_mps: float, yaw_rate_radps: float) -> None:
         """Take a speed command for the driver's balance; not-a-number counts as zero."""
@@ -228,7 +232,7 @@ class DriverCore:
 
     def estop(self) -> None:
         """Zero torque now, latched until disarmed."""
-        self._latch("emergency stop")
+        self.latch("emergency stop")
 
     def torque_mode(self, on: bool) -> None:
         """Give command to the commander on /wheel_torque, or take it back.
@@ -254,7 +258,8 @@ class DriverCore:
         self._noise_nm = 0.0
         self._change(BALANCE, reason)
 
-    def _latch(self, reason: str) -> None:
+    def latch(self, reason: str) -> None:
+        """Zero torque until disarmed, for this reason."""
         self._arming, self._flags = False, CommandFlag.DISARM
         self._change(FAULT, reason)
 

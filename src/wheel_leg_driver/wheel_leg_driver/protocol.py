@@ -113,7 +113,8 @@ class Command:
 
 
 def _frame(payload: bytes) -> bytes:
-    return cobs.encode(payload + _CRC.pack(zlib.crc32(payload))) + DELIMITER
+    encoded: bytes = cobs.encode(payload + _CRC.pack(zlib.crc32(payload)))
+    return encoded + DELIMITER
 
 
 def encode_telemetry(t: Telemetry) -> bytes:
