@@ -6,7 +6,7 @@ A file that this module accepts means the same to `ros2 launch` on every distrib
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 
 from h2o_control.config import load_yaml
 from h2o_control.errors import ConfigError, nearest
-from h2o_control.launch_substitutions import Scope, condition, expand
+from h2o_control.launch_substitutions import Scope, condition, expand, expand_words
 
 #: Keys of each action: True where it must be there.
 ACTIONS: dict[str, dict[str, bool]] = {
@@ -26,6 +26,7 @@ ACTIONS: dict[str, dict[str, bool]] = {
         "pkg": True,
         "exec": True,
         "name": True,
+        "args": False,
         "param": False,
         "output": False,
         "if": False,
@@ -54,12 +55,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Node:
-    """One node to start: console script `executable` of package `package`, under the node name `name`."""
+    """One node to start: console script `executable` of package `package` with `arguments`, as node `name`."""
 
     package: str
     executable: str
     name: str
     parameters: Mapping[str, ParameterValue]
+    arguments: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ def _node(action: _Action, scope: Scope) -> Node:
         _check(entry, _PARAM, f"{action.path.name}: node {values['name']}: param")
         parameters[entry["name"]] = _parameter(action, entry, scope)
     texts = {key: expand(values[key], scope) for key in ("pkg", "exec", "name")}
-    return Node(texts["pkg"], texts["exec"], texts["name"], parameters)
+    words = expand_words(values.get("args", ""), scope)
+    return Node(texts["pkg"], texts["exec"], texts["name"], parameters, words)
 
 
 def _parameter(action: _Action, entry: Mapping[str, Any], scope: Scope) -> ParameterValue:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,15 @@ def expand(text: str, scope: Scope) -> str:
     Raises:
         ConfigError: a substitution that is not supported, malformed, or names a variable that is not set.
     """
-    reader = _Reader(text, scope)
-    return reader.text_until("")
+    return _Reader(text, scope).text_until("")
+
+
+def expand_words(text: str, scope: Scope) -> list[str]:
+    """Split `text` into words as a shell would and expand them; what a substitution gives stays one word."""
+    try:
+        return shlex.split(_Reader(text, scope).text_until("", shlex.quote))
+    except ValueError as error:
+        raise ConfigError(f"{scope.path.name}: {text!r}: {error}") from error
 
 
 class _Reader:
@@ -44,13 +52,16 @@ class _Reader:
         self._scope = scope
         self._at = 0
 
-    def text_until(self, stop: str) -> str:
-        """Read and expand up to (not over) one of the characters in `stop`, or to the end where `stop` is empty."""
+    def text_until(self, stop: str, wrap: Callable[[str], str] = str) -> str:
+        """Read up to (not over) one of the characters in `stop`, or to the end where `stop` is empty.
+
+        Substitutions are expanded, and each result goes through `wrap`.
+        """
         out = []
         while self._at < len(self._text):
             if self._text.startswith("$(", self._at):
                 self._at += 2
-                out.append(self._call())
+                out.append(wrap(self._call()))
                 continue
             char = self._text[self._at]
             if char in stop:

@@ -60,7 +60,8 @@ _QuotedText.add_representer(str, lambda dumper, text: dumper.represent_scalar("t
 
 def node_command(node: launch_file.Node, folder: Path) -> list[str]:
     """Return the command line that starts a node; its parameters go into a file in `folder`, as ROS's launch does."""
-    command = [str(find_executable(node.package, node.executable)), "--ros-args", "-r", f"__node:={node.name}"]
+    program = str(find_executable(node.package, node.executable))
+    command = [program, *node.arguments, "--ros-args", "-r", f"__node:={node.name}"]
     if node.parameters:
         path = folder / f"{node.name}.yaml"
         values = {"/**": {"ros__parameters": dict(node.parameters)}}
