@@ -8,6 +8,7 @@ A package adds a subcommand by an entry point in the group `h2o_robot.commands` 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -73,6 +74,11 @@ def run(name: str, point: metadata.EntryPoint, argv: Sequence[str]) -> int:
         remedy = REMEDIES.get(missing, f"pip install what {point.value.partition('.')[0]} requires")
         print(f"h2o-robot {name}: needs {error.name or error}, which is not installed here: {remedy}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of our output has gone (| head). Python would complain once more at exit, into the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"h2o-robot {name}: stopped, since nobody reads its output", file=sys.stderr)
+        return 141
     except KeyboardInterrupt:
         print(f"h2o-robot {name}: interrupted", file=sys.stderr)
         return 130

@@ -174,6 +174,8 @@ def _node(action: _Action, scope: Scope) -> Node:
         raise action.error("param must be a list")
     for entry in entries:
         _check(entry, _PARAM, f"{action.path.name}: node {values['name']}: param")
+        if not isinstance(entry["name"], str):
+            raise action.error(f"param {entry['name']}: name must be text; put it in quotes")
         parameters[entry["name"]] = _parameter(action, entry, scope)
     texts = {key: expand(values[key], scope) for key in ("pkg", "exec", "name")}
     words = expand_words(values.get("args", ""), scope)
@@ -183,7 +185,7 @@ def _node(action: _Action, scope: Scope) -> Node:
 def _parameter(action: _Action, entry: Mapping[str, Any], scope: Scope) -> ParameterValue:
     """Give a parameter its value and type: the one that `type` names, else what YAML makes of the text."""
     value, kind = entry["value"], entry.get("type")
-    if kind is not None and kind not in _TYPES:
+    if kind is not None and str(kind) not in _TYPES:
         raise action.error(f"param {entry['name']}: type {kind!r} is not supported.{nearest(str(kind), _TYPES)}")
     if isinstance(value, str):
         text = expand(value, scope)
