@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain-text logs, one row a control step, as other groups publish them: parsed strictly, turned into transitions."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from h2o_control.contract import STATE, FloatArray, Interface, Task
+from h2o_control.errors import DataError, nearest
+from h2o_control.provenance import files_sha256, now_utc, software
+from h2o_training.dataset import Dataset
+
+TORQUE_COLUMN = "tau"
+DONE_COLUMN = "done"
+SKIPPED = "_"
+
+
+@dataclass(frozen=True)
+class LogImport:
+    """A dataset from logs, and what had to be done to them.
+
+    Attributes:
+        rows: read. clipped: rows used whose |tau| is beyond the torque limit. dropped: rows after a first done row.
+    """
+
+    dataset: Dataset
+    rows: int
+    clipped: int
+    dropped: int
+
+
+def parse_columns(text: str) -> tuple[str, ...]:
+    """Parse `x,v,theta,theta_dot,tau,done`; raises DataError for a name that is unknown, missing or given twice."""
+    columns = tuple(name.strip() for name in text.split(","))
+    known = (*STATE, TORQUE_COLUMN, DONE_COLUMN)
+    for name in columns:
+        if name != SKIPPED and name not in known:
+            raise DataError(f"--columns: no column {name!r}.{nearest(name, (*known, SKIPPED))}")
+        if name != SKIPPED and columns.count(name) > 1:
+            raise DataError(f"--columns names {name!r} {columns.count(name)} times")
+    missing = [name for name in (*STATE, TORQUE_COLUMN) if name not in columns]
+    if missing:
+        raise DataError(f"--columns lacks {', '.join(missing)} (skip columns of no use with {SKIPPED!r})")
+    return columns
+
+
+def read_log(path: Path, columns: Sequence[str]) -> FloatArray:
+    """Read rows [n, len(columns)]; blanks or commas separate, empty lines and lines from # on are skipped.
+
+    Raises:
+        DataError: with file and line, for a wrong number of columns, text in a number, a value that is not finite, or
+            a done that is neither 0 nor 1.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        text = data.decode("utf-8")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file: byte {error.start} is not UTF-8") from error
+    used = [i for i, name in enumerate(columns) if name != SKIPPED]
+    done = columns.index(DONE_COLUMN) if DONE_COLUMN in columns else None
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.partition("#")[0].replace(",", " ").split()
+        if not fields:
+            continue
+        if len(fields) != len(columns):
+            raise DataError(
+                f"{path} line {number}: {len(fields)} columns, --columns names {len(columns)} ({','.join(columns)})"
+            )
+        row = [0.0] * len(columns)
+        for i in used:
+            try:
+                row[i] = float(fields[i])
+            except ValueError:
+                raise DataError(f"{path} line {number}: {columns[i]} is {fields[i]!r}, not a number") from None
+            if not math.isfinite(row[i]):
+                raise DataError(f"{path} line {number}: {columns[i]} is {fields[i]}, not a finite number")
+        if done is not None and row[done] not in (0.0, 1.0):
+            raise DataError(f"{path} line {number}: done is {fields[done]}, expected 0 or 1")
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(-1, len(columns))
+
+
+def import_logs(
+    paths: Sequence[str | Path],
+    columns: Sequence[str],
+    interface: Interface,
+    task: Task,
+    on_file: Callable[[Path], object] | None = None,
+) -> LogImport:
+    """Build one dataset from logs; each file is one recording, and no transition joins two files.
+
+    Row k's torque acts from row k to row k + 1. The first done row is a terminal next state and the last row used.
+    Without a done column, a pitch beyond the task's limit is the fall.
+
+    Raises:
+        DataError: as `read_log`, or not one transition.
+    """
+    parts, n_rows, clipped, dropped = [], 0, 0, 0
+    for path in map(Path, paths):
+        if on_file:
+            on_file(path)
+        table = read_log(path, columns)
+        by_name = {name: table[:, i] for i, name in enumerate(columns)}
+        states = np.stack([by_name[name] for name in STATE], axis=1)
+        torque = by_name[TORQUE_COLUMN]
+        done = by_name.get(DONE_COLUMN, np.abs(states[:, 2]) > task.fall_pitch_rad) > 0.5
+        last = int(np.argmax(done)) if done.any() else len(states) - 1
+        n_rows += len(states)
+        dropped += max(0, len(states) - 1 - last)
+        if last < 1:
+            continue
+        terminals = done[1 : last + 1]
+        timeouts = np.zeros(last, dtype=np.bool_)
+        timeouts[-1] = not terminals[-1]
+        clipped += int((np.abs(torque[:last]) > interface.torque_limit_nm).sum())
+        parts.append((states[:last], states[1 : last + 1], torque[:last], terminals, timeouts))
+    if not parts:
+        raise DataError(f"no transitions in {', '.join(map(str, paths))}: two rows before a fall are needed")
+    columns_of_parts = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    provenance = {
+        "kind": "logs",
+        "files": [{"name": Path(p).name, "sha256": files_sha256([Path(p)])} for p in paths],
+        "columns": list(columns),
+        "clipped": clipped,
+        "created": now_utc(),
+        "software": software(),
+    }
+    states, next_states, torque, terminals, timeouts = columns_of_parts
+    dataset = Dataset.from_states(states, next_states, torque, terminals, timeouts, interface, task, provenance)
+    return LogImport(dataset, n_rows, clipped, dropped)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transition is one control step that happened: with its executed torque, in one mode, and never across a gap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bag_tools import START_NS, STEP_NS, make_bag, swaying
+from h2o_control import topics
+from h2o_control.bag_reader import Episode, Torques, read_bag
+from h2o_control.contract import TASKS, Interface
+from h2o_control.errors import ContractError, DataError
+from h2o_training.dataset import Dataset
+from h2o_training.dataset_build import build_dataset, episode_transitions
+from h2o_training.dataset_cli import command
+
+STAND = TASKS["stand"]
+
+
+def build(tmp_path: Path, *episodes: dict[str, Any], task: str = "stand") -> Dataset:
+    bag = make_bag(tmp_path / "bag", episodes, Interface())
+    return build_dataset([bag], TASKS[task])
+
+
+def test_states_and_torque_of_each_step_are_what_was_recorded(tmp_path: Path) -> None:
+    run = swaying(100)
+    dataset = build(tmp_path, run)
+    assert len(dataset) == 99
+    np.testing.assert_allclose(dataset.states, run["states"][:-1], atol=1e-7)
+    np.testing.assert_allclose(dataset.next_states, run["states"][1:], atol=1e-7)
+    # Executed over the step that ends at k + 1, mean of the wheels (0.05 Nm apart each way), over the 3 Nm limit.
+    np.testing.assert_allclose(dataset.actions[:, 0], run["executed"][1:] / 3.0, atol=1e-7)
+    np.testing.assert_array_equal(dataset.observations, dataset.states[:, [2, 3, 0, 1]])
+    assert not dataset.terminals.any()
+    assert np.flatnonzero(dataset.timeouts).tolist() == [98]
+
+
+def test_the_reward_is_the_tasks_on_next_state_and_executed_torque(tmp_path: Path) -> None:
+    run = swaying(3)
+    run["states"] = np.array([[0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]], dtype=float)
+    run["executed"] = np.array([0.0, 2.0, 0.0])
+    stand, move = build(tmp_path, run), build_dataset([tmp_path / "bag"], TASKS["move"])
+    assert stand.rewards[0] == pytest.approx(30 - 0.01 - 0.04 - 0.09 - 0.16 - 4.0)
+    assert move.rewards[0] == pytest.approx(15 - 0.0 - 4.0)
+    assert move.observations.shape == (2, 3)
+
+
+def test_a_missing_observation_breaks_the_run(tmp_path: Path) -> None:
+    run = swaying(100)
+    for name in ("stamps_ns", "modes"):
+        del run[name][50]
+    run["states"], run["executed"] = np.delete(run["states"], 50, axis=0), np.delete(run["executed"], 50)
+    dataset = build(tmp_path, run)
+    assert len(dataset) == 97
+    assert np.flatnonzero(dataset.timeouts).tolist() == [48, 96]
+    assert dataset.episode_count == 2
+
+
+def test_only_balance_and_torque_count_and_no_change_of_mode(tmp_path: Path) -> None:
+    run = swaying(100)
+    run["modes"] = [topics.DISARMED] * 10 + [topics.BALANCE] * 40 + [topics.TORQUE] * 40 + [topics.FAULT] * 10
+    dataset = build(tmp_path, run)
+    assert len(dataset) == 39 + 39
+    assert np.flatnonzero(dataset.timeouts).tolist() == [38, 77]
+    assert dataset.provenance["bags"][0]["transitions_by_mode"] == {"balance": 39, "torque": 39}
+
+
+def test_a_fall_is_terminal_though_it_disarms_and_nothing_follows_it(tmp_path: Path) -> None:
+    run = swaying(100)
+    run["states"][60:, 2] = -0.51
+    run["modes"] = [topics.TORQUE] * 60 + [topics.FAULT] * 40
+    dataset = build(tmp_path, run)
+    assert len(dataset) == 60
+    assert np.flatnonzero(dataset.terminals).tolist() == [59]
+    assert not dataset.timeouts.any()
+
+
+def test_episodes_are_not_joined_although_their_stamps_would_fit(tmp_path: Path) -> None:
+    dataset = build(tmp_path, swaying(50), swaying(50, start_ns=START_NS + 50 * STEP_NS))
+    assert len(dataset) == 98
+    assert np.flatnonzero(dataset.timeouts).tolist() == [48, 97]
+
+
+def test_a_namespace_before_the_topics_changes_nothing(tmp_path: Path) -> None:
+    plain = make_bag(tmp_path / "plain", [swaying(20)], Interface())
+    spaced = make_bag(tmp_path / "spaced", [swaying(20)], Interface(), prefix="/lab/robot7/")
+    a, b = build_dataset([plain], STAND), build_dataset([spaced], STAND)
+    np.testing.assert_array_equal(a.states, b.states)
+    np.testing.assert_array_equal(a.actions, b.actions)
+
+
+@given(
+    gaps=st.lists(st.sampled_from([1, 1, 1, 1, 2, 3]), min_size=1, max_size=60),
+    jitter=st.lists(st.floats(-0.4, 0.4), min_size=61, max_size=61),
+    modes=st.lists(st.sampled_from(["balance", "balance", "torque", "disarmed"]), min_size=61, max_size=61),
+    lost=st.sets(st.integers(0, 60), max_size=10),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_transition_spans_a_gap_whatever_was_lost(
+    gaps: list[int], jitter: list[float], modes: list[str], lost: set[int]
+) -> None:
+    n = len(gaps) + 1
+    ticks = np.concatenate([[0], np.cumsum(gaps)])
+    stamps = START_NS + ticks * STEP_NS + (np.array(jitter[:n]) * STEP_NS).astype(np.int64)
+    stamps = np.maximum.accumulate(stamps) + np.arange(n)
+    kept = np.array([k for k in range(n) if k not in lost], dtype=np.int64)
+    torque = np.stack([ticks, ticks], axis=1) * 0.001
+    executed = Torques(stamps[kept], torque[kept], np.full(len(kept), "", dtype="<U8"))
+    command = Torques(stamps, torque, np.array(modes[:n]))
+    states = np.stack([ticks * 1e-3, np.zeros(n), np.zeros(n), np.zeros(n)], axis=1)
+    episode = Episode("e", "", stamps, states, executed, command, command, (), False)
+    t = episode_transitions(episode, Interface(), STAND)
+    steps = np.diff(stamps)[t.rows]
+    assert (np.abs(steps - STEP_NS) <= 0.2 * STEP_NS).all()
+    for row, executed_nm in zip(t.rows, t.torque_nm, strict=True):
+        assert modes[row] == modes[row + 1] != "disarmed"
+        nearest = np.abs(executed.stamp_ns - stamps[row + 1]).argmin()
+        assert abs(executed.stamp_ns[nearest] - stamps[row + 1]) <= 0.2 * STEP_NS
+        assert executed_nm == executed.common_nm[nearest]
+    # Within a run, the next transition begins where the last one ended.
+    for index in np.flatnonzero(~t.timeouts & ~t.terminals):
+        assert t.rows[index + 1] == t.rows[index] + 1
+
+
+def test_saving_and_loading_gives_the_same_dataset(tmp_path: Path) -> None:
+    dataset = build(tmp_path, swaying(50), task="move")
+    dataset.save(tmp_path / "d.h5")
+    again = Dataset.load(tmp_path / "d.h5")
+    for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts", "states"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(dataset, name))
+        assert getattr(again, name).dtype == getattr(dataset, name).dtype
+    assert (again.interface, again.task, again.provenance) == (dataset.interface, dataset.task, dataset.provenance)
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_the_file_has_d4rls_keys_in_float32(tmp_path: Path) -> None:
+    build(tmp_path, swaying(50)).save(tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5") as file:
+        for key in ("observations", "actions", "rewards", "next_observations", "infos/states"):
+            assert file[key].dtype == np.float32
+        assert file["terminals"].dtype == file["timeouts"].dtype == np.bool_
+        assert json.loads(file.attrs["task"])["name"] == "stand"
+
+
+def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("no")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["observations"] = np.zeros(3)
+    build(tmp_path, swaying(5)).save(tmp_path / "half.h5")
+    with h5py.File(tmp_path / "half.h5", "a") as file:
+        del file["rewards"]
+    for name, message in [
+        ("absent.h5", "no such dataset"),
+        ("text.h5", "not a dataset"),
+        ("other.h5", "format None"),
+        ("half.h5", "lacks rewards"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            Dataset.load(tmp_path / name)
+
+
+def test_a_value_that_is_not_finite_never_gets_into_a_dataset(tmp_path: Path) -> None:
+    run = swaying(50)
+    run["states"][20, 1] = np.nan
+    assert len(build(tmp_path, run)) == 47  # the two steps at the bad state are left out
+    with pytest.raises(DataError, match="states is not finite in row 1"):
+        Dataset.from_states(
+            np.array([[0, 0, 0, 0], [np.nan, 0, 0, 0]]),
+            np.zeros((2, 4)),
+            np.zeros(2),
+            np.zeros(2, bool),
+            np.zeros(2, bool),
+            Interface(),
+            TASKS["move"],
+            {},
+        )
+
+
+def test_bags_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    one = make_bag(tmp_path / "one", [swaying(20)], Interface())
+    other = make_bag(tmp_path / "other", [swaying(20)], Interface(torque_limit_nm=2.0))
+    with pytest.raises(ContractError, match="interface"):
+        build_dataset([one, other], STAND)
+    nameless = make_bag(tmp_path / "nameless", [swaying(20)])
+    with pytest.raises(DataError, match="no message on /interface"):
+        build_dataset([nameless], STAND)
+    run = swaying(20)
+    run["modes"] = [topics.DISARMED] * 20
+    idle = make_bag(tmp_path / "idle", [run], Interface())
+    with pytest.raises(DataError, match="no transitions in"):
+        build_dataset([idle], STAND)
+
+
+def test_a_bag_without_the_topics_names_what_is_missing_and_what_is_there(tmp_path: Path) -> None:
+    from bag_tools import text
+    from h2o_control.bag_writer import BagWriter
+
+    writer = BagWriter(tmp_path / "b", {"/mode": "std_msgs/msg/String"})
+    writer.start_episode()
+    writer.write("/mode", text("balance"), START_NS)
+    writer.close()
+    with pytest.raises(DataError, match=r"no messages on /odom, /joint_states, /wheel_command; topics in it: /mode"):
+        read_bag(tmp_path / "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is not a bag"):
+        read_bag(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such bag"):
+        read_bag(tmp_path / "nowhere")
+
+
+def test_the_command_builds_a_file_and_prints_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bags = [make_bag(tmp_path / name, [swaying(201)], Interface()) for name in ("one", "two")]
+    output = tmp_path / "out" / "real.h5"
+    assert command(["build", *map(str, bags), "--task", "stand", "-o", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "400 transitions, 2.0 s, 2 episodes, 0 falls" in printed.replace("\n", "")
+    assert "theta_dot" in printed
+    assert len(Dataset.load(output)) == 400
