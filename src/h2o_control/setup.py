@@ -55,7 +55,7 @@ setup(
         ],
         "h2o_robot.commands": [
             "up = h2o_control.up:command",
-            "teleop = h2o_control.teleop_node:command",
+            "teleop = h2o_control.keyboard:command",
         ],
     },
     zip_safe=True,

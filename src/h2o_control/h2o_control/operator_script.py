@@ -68,10 +68,8 @@ class ScriptedOperator:
             self._until_s = time_s + float(rng.uniform(0.5, 3.0))
             return
         speed = habits.slow_mps + (habits.fast_mps - habits.slow_mps) * float(rng.beta(1.2, 2.0))
-        if abs(x_m) >= habits.field_m / 2:
-            sign = -np.sign(x_m)
-        else:
-            sign = rng.choice((-1.0, 1.0))
+        homeward = abs(x_m) >= habits.field_m / 2
+        sign = -np.sign(x_m) if homeward else rng.choice((-1.0, 1.0))
         self._target = (float(sign) * speed, float(rng.normal(0.0, habits.yaw_radps)))
         self._until_s = time_s + float(rng.uniform(0.4, 2.0))
         if rng.random() < habits.mistake_share:

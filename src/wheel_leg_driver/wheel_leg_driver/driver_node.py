@@ -71,7 +71,7 @@ class DriverNode(LifecycleNode):
         self._link: SerialLink | None = None
         self._thread: threading.Thread | None = None
         self._running = False
-        self._clock = ClockMap()
+        self._clock_map = ClockMap()
         self._messages = Messages()
         self._recent: deque[tuple[int, int]] = deque(maxlen=64)
         self._published_mode = ""
@@ -123,7 +123,7 @@ class DriverNode(LifecycleNode):
         except UserError as error:
             return self._fail(error)
         self._wall_offset_ns = time.time_ns() - time.monotonic_ns()
-        self._clock = ClockMap()
+        self._clock_map = ClockMap()
         self._running = True
         self._thread = threading.Thread(target=self._control, name="control", daemon=True)
         self._thread.start()
@@ -205,7 +205,7 @@ class DriverNode(LifecycleNode):
 
     def _tick(self, telemetry: Telemetry, arrived_s: float, newest: bool) -> None:
         assert self._core is not None and self._link is not None
-        host_s = self._clock.to_host(telemetry.device_time_us, arrived_s)
+        host_s = self._clock_map.to_host(telemetry.device_time_us, arrived_s)
         stamp_ns = int(host_s * 1e9) + self._wall_offset_ns
         stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
         with self._lock:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator does: watch the mode, command speed, call the driver's services one at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
+from rclpy.client import Client
+from rclpy.node import Node
+from rclpy.task import Future
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from h2o_control import topics
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
+
+#: Speed commands are repeated this often; the driver forgets one after half a second.
+TICK_S = 0.05
+
+
+class OperatorNode(Node):
+    """Knows the driver's mode and the robot's state, commands speed, calls services."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.mode = ""
+        self.reason = ""
+        self.mode_since_s = time.monotonic()
+        self.falls = 0
+        self.odom = Odometry()
+        self.refusal = ""
+        self._pending: Future[Any] | None = None
+        self._created_s = time.monotonic()
+        self._speed = self.create_publisher(TwistStamped, topics.CMD_VEL, STREAM_QOS)
+        self.arm = self.create_client(Trigger, topics.ARM)
+        self.disarm = self.create_client(Trigger, topics.DISARM)
+        self.estop = self.create_client(Trigger, topics.ESTOP)
+        self.torque_mode = self.create_client(SetBool, topics.TORQUE_MODE)
+        self.create_subscription(String, topics.MODE, self._on_mode, LATCHED_QOS)
+        self.create_subscription(Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
+
+    @property
+    def in_mode_s(self) -> float:
+        """How long the present mode has lasted."""
+        return time.monotonic() - self.mode_since_s
+
+    def _on_mode(self, message: String) -> None:
+        mode, _, self.reason = message.data.partition(": ")
+        if mode != self.mode:
+            self.mode_since_s = time.monotonic()
+            if mode == topics.FAULT:
+                self.falls += 1
+        self.mode = mode
+
+    def _on_odom(self, message: Odometry) -> None:
+        self.odom = message
+
+    def drive(self, v_mps: float, yaw_radps: float) -> None:
+        """Command a speed and a yaw rate now."""
+        message = TwistStamped()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.twist.linear.x = v_mps
+        message.twist.angular.z = yaw_radps
+        self._speed.publish(message)
+
+    def call(self, client: Client[Any, Any, Any], on: bool | None = None, urgent: bool = False) -> None:
+        """Call a service of the driver; refusals are logged and kept in `refusal`.
+
+        Args:
+            client: of a Trigger service, or of a SetBool service where `on` is given.
+            on: the value of a SetBool request.
+            urgent: do not wait for an earlier call to be answered.
+        """
+        if self._pending is not None and not self._pending.done() and not urgent:
+            return
+        if not client.service_is_ready():
+            if time.monotonic() - self._created_s > 10.0:
+                self.get_logger().warning("the driver is not there", throttle_duration_sec=5.0)
+            return
+        request = Trigger.Request() if on is None else SetBool.Request(data=on)
+        self._pending = client.call_async(request)
+        self._pending.add_done_callback(self._answered)
+
+    def _answered(self, future: Future[Any]) -> None:
+        answer = future.result()
+        self.refusal = ""
+        if answer is not None and not answer.success:
+            self.refusal = answer.message
+            self.get_logger().warning(f"refused: {answer.message}", throttle_duration_sec=2.0)
