@@ -33,8 +33,13 @@ PROGRAMS = {
             print("obedient got", number)
             sys.exit(0)
         signal.signal(signal.SIGINT, stop)
+        open(os.path.join(folder, "obedient.ready"), "w").close()
         print("obedient ready")
         time.sleep(60)
+    """,
+    "following": """
+        while not os.path.exists(os.path.join(folder, "obedient.ready")):
+            time.sleep(0.01)
     """,
     "stubborn": """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -185,14 +190,14 @@ def test_a_node_that_ends_well_leaves_the_others_running(workspace: Workspace) -
 
 
 def test_until_ends_well_with_the_named_node(workspace: Workspace) -> None:
-    process = workspace.up(workspace.nodes("brief", "obedient"), "--until", "brief")
+    process = workspace.up(workspace.nodes("following", "obedient"), "--until", "following")
     process.communicate(timeout=20)
     assert process.returncode == 0
     assert wait_for(lambda: workspace.alive() == [])
 
 
 def test_nothing_is_left_when_nobody_reads_the_output_any_more(workspace: Workspace) -> None:
-    process = workspace.up(workspace.nodes("obedient", "brief"))
+    process = workspace.up(workspace.nodes("obedient", "following"))
     assert process.stdout is not None
     process.stdout.close()
     process.wait(timeout=30)
