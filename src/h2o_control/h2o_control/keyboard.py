@@ -110,7 +110,7 @@ def command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="h2o-robot teleop",
         description="Drive the robot from this terminal: arm, drive, start episodes, run a policy, stop.",
-        epilog="example: h2o-robot teleop   (beside: h2o-robot up launch/collect.launch.yaml bag:=bags/mine operator:=none)",
+        epilog="example: h2o-robot teleop",
     )
     parser.parse_args(argv)
     if not sys.stdin.isatty():

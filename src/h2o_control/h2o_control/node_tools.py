@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 
 from h2o_control.errors import ConfigError, UserError
 
@@ -78,14 +80,18 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     node: Node | None = None
     code = 0
+    signals: list[int] = []
+    # rclpy's own handlers shut the context down at once: nothing could be said or published while making safe.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: signals.append(received))
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while rclpy.ok() and not getattr(node, "finished", False):
-            executor.spin_once(timeout_sec=0.2)
-    except (KeyboardInterrupt, ExternalShutdownException):
+        while rclpy.ok() and not signals and not getattr(node, "finished", False):
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
         pass
     except UserError as error:
         print(f"{node.get_name() if node else os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import math
 import os
 import select
 import signal
@@ -25,6 +26,8 @@ from wheel_leg_driver.robot import load_robot
 DEFAULT_LINK = "/tmp/h2o_robot"
 #: Further behind than this, device time slips against the wall clock instead of racing to catch up: the host was busy.
 PATIENCE_S = 0.01
+#: A robot outlives the signal that ends its driver by this much.
+LINGER_S = 0.7
 
 
 class Emulator:
@@ -35,8 +38,16 @@ class Emulator:
         self._master = master
         self._poll = select.poll()
         self._poll.register(master, select.POLLIN)
-        self.stop = False
+        self._stop_at_s = math.inf
         self.slipped_s = 0.0
+
+    def stop(self) -> None:
+        """Stop soon; a driver that got the same signal still finds a robot to disarm."""
+        self._stop_at_s = min(self._stop_at_s, time.monotonic() + LINGER_S)
+
+    @property
+    def _stopped(self) -> bool:
+        return time.monotonic() >= self._stop_at_s
 
     def _read(self, timeout_s: float) -> bytes:
         if not self._poll.poll(max(0.0, timeout_s * 1e3)):
@@ -56,10 +67,10 @@ class Emulator:
             pass
 
     def real_time(self) -> None:
-        """Run until `stop`: one motor-loop step a millisecond of host time, commands taken as they come."""
+        """Run until stopped: one motor-loop step a millisecond of host time, commands taken as they come."""
         period_s = SUBSTEP_US * 1e-6
         deadline = time.monotonic()
-        while not self.stop:
+        while not self._stopped:
             deadline += period_s
             now = time.monotonic()
             if now - deadline > PATIENCE_S:
@@ -76,8 +87,8 @@ class Emulator:
                 self._write(frame)
 
     def lock_step(self) -> None:
-        """Run until `stop`: each command frame advances device time by one control step, and only that does."""
-        while not self.stop:
+        """Run until stopped: each command frame advances device time by one control step, and only that does."""
+        while not self._stopped:
             data = self._read(0.1)
             for _ in range(self._firmware.receive(data) if data else 0):
                 self._write(self._firmware.step())
@@ -133,7 +144,7 @@ def command(argv: Sequence[str]) -> int:
         emulator = Emulator(firmware, master)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
-            emulator.stop = True
+            emulator.stop()
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
