@@ -23,6 +23,7 @@ setup(
         "plotly>=5.18",
         "tensorboard>=2.14",
     ],
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
         ("share/" + PACKAGE, ["package.xml"]),
