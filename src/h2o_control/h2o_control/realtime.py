@@ -10,9 +10,11 @@ _PR_SET_TIMERSLACK = 29
 
 
 def prioritise(priority: int) -> str | None:
-    """Give the calling thread SCHED_FIFO at `priority` (0: leave as it is) and 1 µs timer slack.
+    """Give all threads of this process SCHED_FIFO at `priority` (0: leave as it is), and the caller 1 µs timer slack.
 
-    Only for threads that block between ticks: a FIFO thread that spins starves the machine.
+    All of them, because the middleware's threads carry the messages, and a thread that waits for a processor while
+    it holds Python's lock stops the others. Only for processes whose threads all block between ticks: a FIFO thread
+    that spins starves the machine.
 
     Returns:
         None, or a sentence for the log that says what the system refused and how to allow it.
@@ -21,7 +23,8 @@ def prioritise(priority: int) -> str | None:
         return None
     try:
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(priority))
     except (OSError, AttributeError) as error:
         return (
             f"no real-time priority {priority} ({error}); the loop runs at normal priority and may be late under load. "

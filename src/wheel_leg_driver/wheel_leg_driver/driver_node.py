@@ -37,7 +37,7 @@ PARAMETERS = (
     Parameter("port", "/dev/ttyACM0", "serial port of the robot"),
     Parameter("port_wait_s", 0.0, "how long the port may take to appear, s", 0.0, 60.0),
     Parameter("auto_activate", False, "configure and activate at start; it still never arms by itself"),
-    Parameter("priority", 0, "SCHED_FIFO priority of the control thread, 0 for none", 0, 99),
+    Parameter("priority", 0, "SCHED_FIFO priority, 0 for none", 0, 99),
     Parameter("fall_rad", _LIMITS.fall_rad, "pitch that counts as fallen: zero torque, latched, rad", 0.1, 1.5),
     Parameter("tilt_rad", _LIMITS.tilt_rad, "pitch at which a commander loses command to balance, rad", 0.05, 1.5),
     Parameter("speed_mps", _LIMITS.speed_mps, "speed at which a commander loses command, m/s", 0.1, 5.0),
@@ -80,6 +80,10 @@ class DriverNode(LifecycleNode):
         self._skipped = 0
         self._loop_ms: deque[float] = deque(maxlen=1000)
         declare(self, PARAMETERS)
+        # The control thread inherits this.
+        refused = prioritise(value(self, "priority"))
+        if refused:
+            self.get_logger().warning(refused)
         if value(self, "auto_activate"):
             for transition in (self.trigger_configure, self.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
@@ -171,9 +175,6 @@ class DriverNode(LifecycleNode):
 
     def _control(self) -> None:
         assert self._link is not None and self._core is not None
-        refused = prioritise(value(self, "priority"))
-        if refused:
-            self.get_logger().warning(refused)
         heard_s = time.monotonic()
         silent = False
         try:
