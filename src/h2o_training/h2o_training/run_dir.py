@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training run's folder: what it is (run.json), where it stands (progress.json), how to go on (checkpoint.pt)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from h2o_control.config import from_mapping, to_mapping
+from h2o_control.contract import Interface, PolicyContract, Task
+from h2o_control.errors import ConfigError, DataError
+from h2o_training.train_config import TrainConfig
+
+RUN, PROGRESS, CHECKPOINT = "run.json", "progress.json", "checkpoint.pt"
+#: Version of the folder's layout.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, as written to progress.json about once a second.
+
+    Attributes:
+        update, updates: done and wanted.
+        episode_return: mean task return of the latest finished episodes in the twin (None: none yet).
+        evaluation: latest evaluation of the deterministic policy on the twin; see collector.evaluate_on_twin.
+        metrics: losses, values, mean ratio weight and the rest of the latest log line.
+        updates_per_s, remaining_s: speed of late and time left at it.
+        state: "running", "finished", "interrupted" or "diverged".
+    """
+
+    update: int
+    updates: int
+    episode_return: float | None = None
+    evaluation: dict[str, float] | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    updates_per_s: float = 0.0
+    remaining_s: float = 0.0
+    state: str = "running"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Content of run.json: everything the numbers of a run follow from."""
+
+    config: TrainConfig
+    contract: PolicyContract
+    provenance: dict[str, Any]
+
+
+class RunDirectory:
+    """Reads and writes one run's folder; every file is there whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def has_checkpoint(self) -> bool:
+        """Tell whether there is something to resume or export."""
+        return (self.path / CHECKPOINT).is_file()
+
+    def create(self, info: RunInfo) -> None:
+        """Make the folder and write run.json.
+
+        Raises:
+            ConfigError: the folder holds a run already, or cannot be made.
+        """
+        if self.has_checkpoint():
+            raise ConfigError(
+                f"{self.path} holds a run already; go on with it by --resume {self.path}, or give another run=FOLDER"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_info(info)
+        except OSError as error:
+            raise ConfigError(f"cannot write to run folder {self.path}: {error.strerror}") from error
+
+    def write_info(self, info: RunInfo) -> None:
+        """Write run.json."""
+        content = {
+            "format": FORMAT,
+            "config": to_mapping(info.config),
+            "interface": to_mapping(info.contract.interface),
+            "task": to_mapping(info.contract.task),
+            "provenance": info.provenance,
+        }
+        self._write(RUN, json.dumps(content, indent=2).encode())
+
+    def read_info(self) -> RunInfo:
+        """Read run.json.
+
+        Raises:
+            DataError: the folder is no run, or one of another version.
+        """
+        path = self.path / RUN
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{self.path} is not a training run: no {RUN} in it") from error
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{path} is not a run that this version reads (format {FORMAT})")
+        contract = PolicyContract(
+            from_mapping(Interface, content["interface"], f"{path}: interface"),
+            from_mapping(Task, content["task"], f"{path}: task"),
+        )
+        return RunInfo(from_mapping(TrainConfig, content["config"], str(path)), contract, content["provenance"])
+
+    def write_progress(self, progress: Progress) -> None:
+        """Write progress.json."""
+        self._write(PROGRESS, json.dumps(dataclasses.asdict(progress)).encode())
+
+    def read_progress(self) -> Progress | None:
+        """Read progress.json; None before the first."""
+        try:
+            return from_mapping(Progress, json.loads((self.path / PROGRESS).read_text(encoding="utf-8")), PROGRESS)
+        except FileNotFoundError:
+            return None
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write checkpoint.pt: tensors, numbers, strings, lists and dicts only, so that it loads with weights_only."""
+        temporary = self.path / f".{CHECKPOINT}.{os.getpid()}.tmp"
+        try:
+            torch.save({"format": FORMAT, **state}, temporary)
+            temporary.replace(self.path / CHECKPOINT)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, device: str = "cpu") -> dict[str, Any]:
+        """Read checkpoint.pt; nothing in it is executed (weights_only).
+
+        Raises:
+            DataError: no checkpoint, not one, or of another version.
+        """
+        path = self.path / CHECKPOINT
+        if not path.is_file():
+            raise DataError(f"no checkpoint in {self.path}: is it the folder of a training run?")
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"{path} is not a checkpoint: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise DataError(f"{path} is not a checkpoint that this version reads (format {FORMAT})")
+        return state
+
+    def _write(self, name: str, content: bytes) -> None:
+        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)

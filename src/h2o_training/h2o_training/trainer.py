@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop, one for all algorithms: collect in the twin, update, log, evaluate on the twin, checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h2o_control.contract import PolicyContract
+from h2o_control.errors import UserError
+from h2o_training.collector import Collector, RewardFunction, Scaling, evaluate_on_twin
+from h2o_training.dataset import Dataset
+from h2o_training.h2o_plus import H2oPlus
+from h2o_training.replay import Replay
+from h2o_training.run_dir import Progress, RunDirectory
+from h2o_training.sac import SoftActorCritic
+from h2o_training.train_config import TrainConfig
+from h2o_training.twin import make_twin
+from wheel_leg_driver.robot import Robot
+
+ALGORITHMS: dict[str, type[SoftActorCritic]] = {"h2o_plus": H2oPlus, "sac": SoftActorCritic}
+
+#: Robots in one evaluation on the twin.
+EVALUATION_ENVS = 16
+
+
+class TrainingDivergedError(UserError):
+    """A loss or a value is no finite number any more."""
+
+
+class Trainer:
+    """A training run.
+
+    Args:
+        config: hyperparameters.
+        robot: whose body the twin has.
+        contract: interface and task of the policy.
+        dataset: real transitions; None for an algorithm that has none.
+    """
+
+    def __init__(self, config: TrainConfig, robot: Robot, contract: PolicyContract, dataset: Dataset | None) -> None:
+        self.config, self.contract, self._robot = config, contract, robot
+        task, interface = contract.task, contract.interface
+        n_obs = len(task.observation)
+        self.generator = torch.Generator(config.device).manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.agent = ALGORITHMS[config.algorithm](config, n_obs).to(config.device)
+        if config.optimistic:
+            bonus = (config.reward or task.reward).bonus * config.reward_scale
+            self.agent.shift_values(bonus / (1.0 - config.discount))
+        self.agent.start()
+        twin = make_twin(config.twin, robot, self.generator)
+        self.twin_description = twin.describe()
+        self.scaling = Scaling(n_obs).to(config.device)
+        reward = RewardFunction(task, config.reward, config.reward_scale)
+        self.real = None if dataset is None else self._load_real(dataset, reward)
+        if dataset is None and config.normalise:
+            spread = config.twin.initial.sample(10_000, torch.Generator(config.device).manual_seed(0))
+            self.scaling.fit(task.observe(spread))
+        self.replay = Replay(config.collect.replay_capacity, n_obs, 1, config.device)
+        self.collector = Collector(
+            twin, task, interface, reward, self.scaling, config.collect.episode_s, self.generator
+        )
+
+    def _load_real(self, dataset: Dataset, reward: RewardFunction) -> Replay:
+        """Put the dataset into a buffer the way the learner sees it, and fit what is fitted to data."""
+        device = self.config.device
+        observation = torch.as_tensor(dataset.observations, device=device)
+        if self.config.normalise:
+            self.scaling.fit(observation)
+        action = torch.as_tensor(dataset.actions, device=device)
+        following = torch.as_tensor(dataset.next_states, device=device)
+        torque = action[:, 0] * dataset.interface.torque_limit_nm
+        real = Replay(len(dataset), observation.shape[1], 1, device)
+        real.add(
+            self.scaling(observation),
+            action,
+            reward(following, torque),
+            self.scaling(torch.as_tensor(dataset.next_observations, device=device)),
+            torch.as_tensor(dataset.terminals, device=device),
+        )
+        if isinstance(self.agent, H2oPlus):
+            self.agent.ratio.fit_inputs(real.all())
+        return real
+
+    def run(
+        self,
+        directory: RunDirectory,
+        report: Callable[[Progress], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Train until config.updates (or the time limit, or `stop` answers true), with a checkpoint at the end.
+
+        Args:
+            directory: where logs and checkpoints go.
+            report: called about twice a second with the latest progress.
+            stop: asked between rounds; true writes a checkpoint and returns with state "interrupted".
+
+        Raises:
+            TrainingDivergedError: a loss is not finite; the last checkpoint is left as it was.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only where it is used
+
+        config, agent = self.config, self.agent
+        writer = SummaryWriter(str(directory.path / "tensorboard"), purge_step=agent.updates)
+        started = time.monotonic()
+        clock = _Speed(agent.updates)
+        progress = Progress(agent.updates, config.updates)
+        last_report = last_write = -math.inf
+        state = "finished"
+        try:
+            while agent.updates < config.updates:
+                if stop():
+                    state = "interrupted"
+                    break
+                if config.time_limit_s is not None and time.monotonic() - started > config.time_limit_s:
+                    break
+                before = agent.updates
+                metrics = self.round()
+                after = agent.updates
+                if _passed(before, after, config.log.every):
+                    finished = self.collector.finished()
+                    progress = dataclasses.replace(progress, metrics={k: float(v) for k, v in metrics.items()})
+                    if finished is not None:
+                        progress = dataclasses.replace(progress, episode_return=finished[0])
+                        writer.add_scalar("twin/episode_return", finished[0], after)
+                        writer.add_scalar("twin/episode_steps", finished[1], after)
+                    for name, value in progress.metrics.items():
+                        writer.add_scalar(name, value, after)
+                if _passed(before, after, config.log.evaluate_every):
+                    progress = dataclasses.replace(progress, evaluation=self.evaluate())
+                    for name, value in (progress.evaluation or {}).items():
+                        writer.add_scalar(f"evaluation/{name}", value, after)
+                if _passed(before, after, config.log.checkpoint_every):
+                    directory.save_checkpoint(self.state_dict())
+                speed = clock.update(after)
+                remaining = (config.updates - after) / speed if speed > 0 else 0.0
+                progress = dataclasses.replace(progress, update=after, updates_per_s=speed, remaining_s=remaining)
+                now = time.monotonic()
+                if now - last_report > 0.5:
+                    last_report = now
+                    report(progress)
+                if now - last_write > 1.0:
+                    last_write = now
+                    directory.write_progress(progress)
+            if state == "finished":
+                progress = dataclasses.replace(progress, evaluation=self.evaluate())
+            directory.save_checkpoint(self.state_dict())
+        except TrainingDivergedError:
+            state = "diverged"
+            raise
+        finally:
+            progress = dataclasses.replace(progress, update=agent.updates, state=state, remaining_s=0.0)
+            directory.write_progress(progress)
+            report(progress)
+            writer.close()
+        return progress
+
+    def round(self) -> dict[str, Tensor]:
+        """Collect and update once (CollectConfig); returns the metrics of the last update.
+
+        Raises:
+            TrainingDivergedError: naming each metric that is not finite.
+        """
+        config, agent = self.config, self.agent
+        self.collector.collect(agent.policy, self.replay, config.collect.steps)
+        metrics: dict[str, Tensor] = {}
+        for _ in range(min(config.collect.updates, config.updates - agent.updates)):
+            metrics.update(agent.update(self.real, self.replay, self.generator))
+        bad = [name for name, value in metrics.items() if not math.isfinite(value.item())]
+        if bad:
+            raise TrainingDivergedError(
+                f"training diverged by update {agent.updates}: {', '.join(bad)} is not finite; lower learning_rate "
+                f"(now {config.learning_rate:g}) or reward_scale (now {config.reward_scale:g}), and look at the data"
+            )
+        return metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """Judge the policy that would be exported, on a twin of its own with always the same initial states."""
+        config = self.config
+        twin_config = dataclasses.replace(config.twin, num_envs=EVALUATION_ENVS)
+        twin = make_twin(twin_config, self._robot, torch.Generator(config.device).manual_seed(0))
+        task, interface = self.contract.task, self.contract.interface
+        policy = self.agent.averaged_policy
+        return evaluate_on_twin(policy, twin, task, interface, self.scaling, config.log.evaluate_s)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must be restored for the next update to be the same as without a stop."""
+        return {
+            "agent": self.agent.state_dict(),
+            "updates": self.agent.updates,
+            "optimiser": self.agent.optimiser.state_dict(),
+            "scaling": self.scaling.state_dict(),
+            "replay": self.replay.state_dict(),
+            "collector": self.collector.state_dict(),
+            # As CPU bytes whatever the device: that is what a generator takes back.
+            "generator": self.generator.get_state().cpu(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        self.agent.load_state_dict(state["agent"])
+        self.agent.updates = int(state["updates"])
+        self.agent.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.scaling.load_state_dict(state["scaling"])
+        self.replay.load_state_dict(state["replay"])
+        self.collector.load_state_dict(state["collector"])
+        self.generator.set_state(state["generator"].cpu())
+
+
+class _Speed:
+    """Updates per second over about the last ten seconds."""
+
+    def __init__(self, update: int) -> None:
+        self._marks = [(time.monotonic(), update)]
+
+    def update(self, update: int) -> float:
+        now = time.monotonic()
+        self._marks.append((now, update))
+        while len(self._marks) > 2 and now - self._marks[0][0] > 10.0:
+            self._marks.pop(0)
+        then, done = self._marks[0]
+        return (update - done) / (now - then) if now > then else 0.0
+
+
+def _passed(before: int, after: int, every: int) -> bool:
+    return before // every != after // every
