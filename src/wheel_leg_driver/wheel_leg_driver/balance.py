@@ -19,7 +19,7 @@ ACCELERATION_MPS2 = 0.8
 TRIM_LIMIT_RAD = 0.15
 #: How far the robot may lag behind the moving set point before the set point waits, m.
 LEASH_M = 0.3
-YAW_GAIN_NM_S = 0.25
+YAW_GAIN_NM_S = 0.8
 YAW_LIMIT_NM = 0.5
 
 
