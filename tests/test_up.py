@@ -219,6 +219,7 @@ def test_nodes_get_name_parameters_and_defaults_of_the_environment(workspace: Wo
               - {name: text, value: "1e3", type: str}
               - {name: rate, value: '2', type: float}
               - {name: count, value: 3}
+              - {name: words, value: [one, $(var bag)x]}
               - {name: empty, value: ''}
               - {name: agreed, value: $(eval "'a' == 'a'"), type: bool}
     """)
@@ -236,6 +237,7 @@ def test_nodes_get_name_parameters_and_defaults_of_the_environment(workspace: Wo
                 "text": "1e3",
                 "rate": 2.0,
                 "count": 3,
+                "words": ["one", "17x"],
                 "empty": "",
                 "agreed": True,
             }
@@ -261,6 +263,7 @@ def test_text_that_looks_like_a_number_is_quoted_for_the_parser_of_ros(tmp_path:
         ("- node: {pkg: toys, exec: brief, name: a, param: [{name: x, value: 1, kind: int}]}", "key 'kind'"),
         ("- node: {pkg: toys, exec: brief, name: a, param: [{name: yes, value: 1}]}", "name must be text"),
         ("- node: {pkg: toys, exec: brief, name: a, param: [{name: x, value: z, type: int}]}", "'z' is not int"),
+        ("- node: {pkg: toys, exec: brief, name: a, param: [{name: x, value: [a, 1]}]}", "must hold words only"),
         ("- node: {pkg: toys, exec: brief, name: a, if: true}", "if must be text"),
         ("- node: {pkg: toys, exec: brief, name: a, if: maybe}", "neither true nor false"),
         ("- node: {pkg: toys, exec: brief, name: a, if: 'true', unless: 'true'}", "cannot stand together"),

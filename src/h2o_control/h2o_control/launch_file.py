@@ -36,7 +36,7 @@ ACTIONS: dict[str, dict[str, bool]] = {
 _PARAM = {"name": True, "value": True, "type": False}
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
-ParameterValue = str | int | float | bool
+ParameterValue = str | int | float | bool | list[str]
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,11 @@ def _parameter(action: _Action, entry: Mapping[str, Any], scope: Scope) -> Param
     value, kind = entry["value"], entry.get("type")
     if kind is not None and str(kind) not in _TYPES:
         raise action.error(f"param {entry['name']}: type {kind!r} is not supported.{nearest(str(kind), _TYPES)}")
+    if isinstance(value, list) and kind is None:
+        words = [expand(word, scope) if isinstance(word, str) else word for word in value]
+        if not words or not all(isinstance(word, str) and isinstance(yaml.safe_load(word), str) for word in words):
+            raise action.error(f"param {entry['name']}: a list must hold words only, got {words}")
+        return words
     if isinstance(value, str):
         text = expand(value, scope)
         if kind == "str":
