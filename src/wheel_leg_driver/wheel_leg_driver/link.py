@@ -37,10 +37,11 @@ class SerialLink:
                 raise PortError(f"no serial port {port!r}: plug the robot in and switch it on, or name another port")
             time.sleep(0.02)
         try:
-            self._serial = serial.Serial(port, self.BAUD, timeout=0.05, write_timeout=0.05, exclusive=True)
+            self._serial = serial.Serial(port, self.BAUD, timeout=0.05, write_timeout=0.02, exclusive=True)
         except (serial.SerialException, OSError) as error:
             raise PortError(f"cannot open {port!r}: {error}. Is another program using it?") from error
         self._reader = FrameReader()
+        self.late_writes = 0
 
     @property
     def frame_errors(self) -> int:
@@ -65,9 +66,16 @@ class SerialLink:
         return [m for m in self._reader.feed(data) if isinstance(m, Telemetry)]
 
     def send(self, command: Command) -> None:
-        """Write one command frame; raises PortError where the port is gone or does not take it."""
+        """Write one command frame, or drop it where the port takes nothing for 20 ms; the firmware has a watchdog.
+
+        Raises:
+            PortError: the port is gone.
+        """
         try:
             self._serial.write(encode_command(command))
+        except serial.SerialTimeoutException:
+            # Also raised where the frame went out but this process was not scheduled meanwhile.
+            self.late_writes += 1
         except (serial.SerialException, OSError) as error:
             raise PortError(f"lost the serial port: {error}") from error
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver node over a real pseudo-terminal, in real time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sensor_msgs.msg import JointState
+
+from graph import Nodes, Probe, graph
+from h2o_control import topics
+from h2o_control.node_tools import STREAM_QOS
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[tuple[Nodes, Probe]]:
+    with graph(tmp_path) as parts:
+        yield parts
+
+
+def test_driver_balances_the_emulated_robot_and_stops_it_on_request(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot()
+    probe.arm()
+    probe.commands.clear()
+    probe.spin(3.0)
+    assert probe.mode == topics.BALANCE, probe.reason
+    assert len(probe.commands) > 400, "a command for nearly every one of 600 control steps"
+    assert {mode for mode, _ in probe.commands} == {topics.BALANCE}
+    assert probe.call(topics.ESTOP).success
+    probe.wait(lambda: probe.mode == topics.FAULT, "fault")
+    refused = probe.call(topics.ARM)
+    assert not refused.success
+    assert "disarm first" in refused.message
+    assert probe.call(topics.DISARM).success
+    probe.wait(lambda: probe.mode == topics.DISARMED, "disarmed")
+
+
+def test_executed_torque_comes_back_in_joint_states(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot()
+    probe.arm()
+    probe.spin(1.0)
+    executed = [sum(m.effort[:2]) / 2 for m in probe.joints[-100:]]
+    assert any(abs(torque) > 0.01 for torque in executed)
+    assert all(abs(torque) <= 3.0 for torque in executed)
+    assert list(probe.joints[-1].name[:2]) == list(topics.WHEELS)
+
+
+def test_robot_stays_up_when_its_commander_is_killed(rig: tuple[Nodes, Probe], stand_policy: Path) -> None:
+    nodes, probe = rig
+    nodes.start_robot("ideal")
+    policy = nodes.start("policy_node", policy=str(stand_policy), priority=20)
+    probe.wait(lambda: bool(probe.torques), "torque from the policy node")
+    probe.arm()
+    probe.spin(1.0)
+    assert probe.call(topics.TORQUE_MODE, on=True).success
+    probe.spin(2.0)
+    assert probe.mode == topics.TORQUE, probe.reason
+    policy.send_signal(signal.SIGKILL)
+    probe.wait(lambda: probe.mode == topics.BALANCE, "balance after the policy died", 5.0)
+    assert "no fresh torque" in probe.reason
+    probe.spin(2.0)
+    assert probe.mode == topics.BALANCE, probe.reason
+
+
+def test_commander_of_another_robot_is_refused(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot()
+    probe.arm()
+    stranger = probe.node.create_publisher(JointState, topics.WHEEL_TORQUE, STREAM_QOS)
+    message = JointState(name=list(topics.WHEELS), effort=[1.0, 1.0])
+    message.header.frame_id = "another robot"
+    probe.wait(lambda: stranger.get_subscription_count() > 1, "driver and probe listening")
+    probe.call(topics.TORQUE_MODE, on=True)
+    stranger.publish(message)
+    probe.wait(lambda: any("interface" in mode or "no fresh torque" in mode for mode in probe.modes), "refusal")
+    assert probe.mode == topics.BALANCE
+
+
+def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot()
+    probe.arm()
+    driver = nodes.processes[1]
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(10.0) == 0
+    assert "Traceback" not in nodes.log("driver_node")
+    nodes.start("driver_node", robot="worn", port=str(nodes.folder / "tty"), auto_activate="true")
+    probe.modes.clear()
+    probe.wait(lambda: "disarmed: start" in probe.modes, "a new driver")
+    probe.spin(1.0)
+    assert probe.mode == topics.DISARMED, "a driver never arms by itself, not after a restart either"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"port": "/dev/ttyNothingHere", "auto_activate": "true"}, "no serial port '/dev/ttyNothingHere'"),
+        ({"robot": "idael", "auto_activate": "true"}, "Did you mean 'ideal'?"),
+        ({"tilt_lim_rad": 0.3}, "Did you mean 'tilt_rad'?"),
+        ({"staleness_s": 9.0}, "staleness_s must be float, between 0.005 and 0.029"),
+    ],
+)
+def test_wrong_parameter_ends_the_driver_with_status_2(
+    tmp_path: Path, parameters: dict[str, object], expected: str
+) -> None:
+    nodes = Nodes(tmp_path)
+    process = nodes.start("driver_node", **parameters)
+    assert process.wait(20.0) == 2
+    assert expected in nodes.log("driver_node")
+    assert "Traceback" not in nodes.log("driver_node")
