@@ -27,7 +27,7 @@ PREAMBLE = """
 """
 PROGRAMS = {
     "brief": "print('brief done')",
-    "failing": "time.sleep(0.3); sys.exit(3)",
+    "failing": "time.sleep(0.3); print('no such port'); sys.exit(3)",
     "obedient": """
         def stop(number, frame):
             print("obedient got", number)
@@ -174,8 +174,9 @@ def test_repeated_ctrl_c_does_not_wait(workspace: Workspace) -> None:
 
 def test_a_failing_node_stops_the_others_and_gives_its_status(workspace: Workspace) -> None:
     process = workspace.up(workspace.nodes("obedient", "failing"))
-    process.communicate(timeout=20)
+    _, error = process.communicate(timeout=20)
     assert process.returncode == 3
+    assert error == "h2o-robot up: failing ended with status 3, and said last: no such port\n"
     assert wait_for(lambda: workspace.alive() == [])
 
 

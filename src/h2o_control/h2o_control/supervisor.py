@@ -52,6 +52,7 @@ class Supervisor:
         self._stage = -1
         self._deadline_s = 0.0
         self._asked: set[tuple[str, int]] = set()
+        self._last_line: dict[str, str] = {}
         self._failed: str | None = None
 
     def add(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -82,6 +83,14 @@ class Supervisor:
         status = self._statuses[self._failed] if self._failed else 0
         return status if status >= 0 else 128 - status
 
+    @property
+    def failure(self) -> str | None:
+        """What failed first and the last it said, in one line; None where nothing did or a signal ended the group."""
+        if self._failed is None or self._received:
+            return None
+        said = self._last_line.get(self._failed, "nothing")
+        return f"{self._failed} ended with status {self._statuses[self._failed]}, and said last: {said}"
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)
 
@@ -99,6 +108,9 @@ class Supervisor:
         except queue.Empty:
             return
         if event.type == "line":
+            self._last_line[event.name] = event.data.decode(errors="replace").strip() or self._last_line.get(
+                event.name, ""
+            )
             self._printer.write(event)
         elif event.type == "start":
             self._pids[event.name] = event.data["pid"]

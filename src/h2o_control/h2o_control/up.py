@@ -93,7 +93,11 @@ def start(path: Path, given: Mapping[str, str], until: str | None = None) -> int
     with tempfile.TemporaryDirectory(prefix="h2o-up-") as folder:
         for node in nodes:
             supervisor.add(node.name, node_command(node, Path(folder)), {**ENVIRONMENT, **os.environ})
-        return supervisor.run()
+        status = supervisor.run()
+    if supervisor.failure:
+        # The tracebacks of nodes that were stopped while they started may stand between the reason and the prompt.
+        print(f"h2o-robot up: {supervisor.failure}", file=sys.stderr)
+    return status
 
 
 def command(argv: Sequence[str]) -> int:
