@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from h2o_control.config import to_mapping
 from h2o_control.contract import STATE, TASKS, Interface, PolicyContract, Task
 from h2o_control.policy import CONTRACT_KEY, INPUT, OUTPUT, PROVENANCE_KEY
-from onnx import TensorProto, helper, numpy_helper
 
 
 def linear_policy(
@@ -25,8 +26,12 @@ def linear_policy(
     n_obs: int | None = None,
     output: str = OUTPUT,
     provenance: str = '{"made": "by hand"}',
+    limited: bool = True,
 ) -> Path:
-    """Write torque = clip(-gain · state, ± limit), gain in the order of STATE; `contract` replaces the file's own."""
+    """Write torque = clip(-gain · state, ± limit), gain in the order of STATE; `contract` replaces the file's own.
+
+    Without `limited` the torque is what it is, infinity included.
+    """
     interface = interface or Interface()
     weights = np.array([[-gain[STATE.index(name)]] for name in task.observation], dtype=np.float32)
     if n_obs is not None:
@@ -35,7 +40,7 @@ def linear_policy(
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", [INPUT, "w"], ["raw"]),
-            helper.make_node("Clip", ["raw", "low", "high"], [output]),
+            helper.make_node("Clip", ["raw", "low", "high"] if limited else ["raw"], [output]),
         ],
         "linear",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", len(weights)])],
