@@ -100,7 +100,7 @@ def evaluation_table(results: Sequence[EpisodeResult], heading: str) -> TableDat
 
     def row(name: str, stood: str, values: Sequence[float]) -> list[str]:
         x, mean, error, torque, change = values
-        return [name, stood, f"{x:.3f}", f"{mean:+.3f}", f"{error:.3f}", f"{torque:.3f}", f"{change:.3f}"]
+        return [name, stood, f"{x:.3f}", f"{mean:+z.3f}", f"{error:.3f}", f"{torque:.3f}", f"{change:.3f}"]
 
     rows = [
         row(
@@ -116,7 +116,7 @@ def evaluation_table(results: Sequence[EpisodeResult], heading: str) -> TableDat
     more = f"The first {SHOWN} of {len(results)} episodes are listed. " if len(results) > SHOWN else ""
     note = (
         f"{more}Stood: median {s['survival_median_s']:.2f} s, shortest {s['survival_min_s']:.2f} s. v error: v less "
-        "the wanted speed, mean and rms. τ of one wheel as executed, Δτ from step to step. all: largest |x|, else means."
+        "the wanted speed, mean and rms. τ of one wheel, executed; Δτ from step to step. all: largest |x|, else means."
     )
     return TableData(heading, columns, rows, note)
 

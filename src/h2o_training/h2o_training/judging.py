@@ -21,7 +21,7 @@ def policy_for(path: str, task: str | None) -> Policy:
     made_for = policy.contract.task.name
     if task is not None and task != made_for:
         raise ContractError(
-            f"{path} was trained for task {made_for!r}, not {task!r}; leave --task out to judge it by that"
+            f"{path} was made for task {made_for!r}, not {task!r}; leave --task out to judge it by its own"
         )
     return policy
 

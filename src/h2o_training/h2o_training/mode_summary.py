@@ -113,7 +113,7 @@ def mode_table(summaries: Mapping[str, ModeSummary], heading: str = "Who was in 
             str(s.falls),
             str(s.lost) if s.mode == TORQUE else "–",
             f"{s.max_distance_m:.3f}",
-            f"{s.mean_v_mps:+.3f}",
+            f"{s.mean_v_mps:+z.3f}",
             f"{s.torque_rms_nm:.3f}",
         ]
         for s in summaries.values()

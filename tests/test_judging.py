@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judging: the same numbers each time, measured on the truth, and the fallback's standing is nobody else's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bag_tools import make_bag, swaying
+from h2o_control import topics
+from h2o_control.bag_reader import read_bag
+from h2o_control.contract import TASKS, Interface
+from h2o_control.errors import ContractError, DataError, UserError
+from h2o_training import evaluate, replay_bag
+from h2o_training.evaluate import measure, summarise
+from h2o_training.figures import mode_spans, thin
+from h2o_training.lockstep import Run, run_episode
+from h2o_training.mode_summary import summarise_modes, write_bag_report
+from policy_tools import linear_policy
+from wheel_leg_driver.balance import lqr_gain
+from wheel_leg_driver.robot import load_robot
+
+STAND = TASKS["stand"]
+
+
+class Constant:
+    def __init__(self, torque: float) -> None:
+        self.torque = torque
+
+    def torque_nm(self, state: Any) -> float:
+        return self.torque
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return linear_policy(tmp_path / "policy.onnx", lqr_gain(load_robot("ideal")))
+
+
+def test_a_robot_without_torque_falls_and_the_run_ends_there() -> None:
+    run = run_episode(Constant(0.0), load_robot("ideal"), STAND, seconds=5.0, seed=1)
+    assert run.failed
+    assert len(run.time_s) == len(run.truth) == len(run.asked_nm) + 1 < 1000
+    assert abs(run.truth[-1, 2]) > STAND.fall_pitch_rad
+    assert (np.abs(run.truth[:-1, 2]) <= STAND.fall_pitch_rad).all()
+    assert (run.executed_nm == 0).all()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
+    robot = load_robot("worn")
+    first, again, other = (run_episode(Constant(0.1), robot, STAND, 1.0, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.truth, again.truth)
+    np.testing.assert_array_equal(first.estimate, again.estimate)
+    assert first.truth[0, 2] != other.truth[0, 2]
+
+
+def test_a_torque_that_is_not_finite_or_too_large_never_reaches_the_wheels() -> None:
+    robot = load_robot("ideal")
+    assert (run_episode(Constant(float("nan")), robot, STAND, 0.05, 0).executed_nm == 0).all()
+    # The first millisecond of an answer already counts: commands act at the motor loop's next tick.
+    assert run_episode(Constant(50.0), robot, STAND, 0.05, 0).executed_nm.tolist() == [3.0] * 10
+
+
+def test_an_episode_is_measured_on_the_truth() -> None:
+    truth = np.array([[1.0, 0, 0, 0], [1.1, 0.2, 0, 0], [0.7, -0.4, 0, 0]])
+    torque = np.array([1.0, -1.0])
+    run = Run(np.array([0.0, 0.005, 0.010]), truth, truth * np.nan, torque, torque, True, 0.0, 0.0)
+    result = measure(run, STAND, seed=5)
+    assert (result.survived, result.survival_s) == (False, 0.010)
+    assert result.max_abs_x_m == pytest.approx(0.3)
+    assert result.v_error_mean_mps == pytest.approx(-0.1)
+    assert result.v_error_rms_mps == pytest.approx(np.sqrt((0.04 + 0.16) / 2))
+    assert (result.torque_rms_nm, result.torque_change_rms_nm) == (1.0, 2.0)
+    assert result.task_return == pytest.approx(60 - 1.21 - 0.04 - 1 - 0.49 - 0.16 - 1)
+    summary = summarise([result, measure(run, STAND, 6)])
+    assert (summary["episodes"], summary["survived"], summary["survival_median_s"]) == (2, 0, 0.010)
+
+
+def test_evaluate_writes_table_json_and_a_page_that_needs_no_network(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = policy.parent / "out"
+    arguments = [str(policy), "--robot", "ideal", "--task", "stand", "--episodes", "3", "--seconds", "4"]
+    arguments += ["-o", str(out)]
+    assert evaluate.command(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3" in printed
+    content = json.loads((out / "evaluation.json").read_text())
+    assert [e["survival_s"] for e in content["episodes"]] == [4.0, 4.0, 4.0]
+    assert content["summary"]["max_abs_x_m"] == max(e["max_abs_x_m"] for e in content["episodes"]) > 0
+    assert content["provenance"]["how the policy was made"] == {"made": "by hand"}
+    page = (out / "report.html").read_text()
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert page.count("Plotly.newPlot") >= 1
+    for label in ("x (m)", "v (m/s)", "θ (rad)", "τ a wheel (Nm)", "time (s)"):
+        assert json.dumps(label).replace("/", "\\u002f") in page
+    first = content["episodes"]
+    evaluate.command(arguments)
+    assert json.loads((out / "evaluation.json").read_text())["episodes"] == first
+
+
+def test_evaluate_refuses_what_does_not_fit(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="made for task 'stand', not 'move'"):
+        evaluate.command([str(policy), "--robot", "ideal", "--task", "move"])
+    with pytest.raises(UserError, match="must be positive"):
+        evaluate.command([str(policy), "--robot", "ideal", "--episodes", "0"])
+    weak = linear_policy(tmp_path / "weak.onnx", (1, 1, 1, 1), interface=Interface(torque_limit_nm=2.0))
+    with pytest.raises(ContractError, match="another interface"):
+        evaluate.command([str(weak), "--robot", "ideal"])
+
+
+def deployment(seed: int = 0) -> dict[str, Any]:
+    """Four seconds: balance, policy (taken back by tilt), balance; then policy again, given back by request."""
+    run = swaying(800, seed)
+    run["modes"] = [topics.BALANCE] * 200 + [topics.TORQUE] * 300 + [topics.BALANCE] * 300
+    run["states"] = np.zeros((800, 4))
+    run["states"][:, 0] = np.linspace(0.0, 0.799, 800)
+    run["states"][:, 1] = 0.2
+    run["executed"] = np.where(np.arange(800) <= 200, 1.0, 2.0)
+    return run
+
+
+def test_time_in_command_is_split_between_policy_and_balance(tmp_path: Path) -> None:
+    bag = read_bag(make_bag(tmp_path / "bag", [deployment()], Interface()))
+    modes = summarise_modes(bag, STAND)
+    assert list(modes) == ["torque", "balance"]
+    policy, balance = modes["torque"], modes["balance"]
+    assert (policy.seconds, policy.longest_s, policy.stretches) == (1.5, 1.5, 1)
+    assert (balance.seconds, balance.longest_s, balance.stretches) == (2.5, 1.5, 2)
+    assert policy.max_distance_m == pytest.approx(0.299)
+    assert policy.mean_v_mps == pytest.approx(0.2)
+    assert policy.torque_rms_nm == pytest.approx(2.0)  # the torque executed after each state, not before it
+    assert (policy.falls, policy.lost, balance.lost) == (0, 1, 0)
+
+
+def test_a_fall_counts_for_who_was_in_command_when_it_happened(tmp_path: Path) -> None:
+    run = deployment()
+    run["states"][499:510, 2] = 0.55
+    run["states"][700:, 2] = -0.6
+    modes = summarise_modes(read_bag(make_bag(tmp_path / "bag", [run], Interface())), STAND)
+    assert (modes["torque"].falls, modes["balance"].falls) == (1, 1)
+
+
+def test_replay_compares_the_policy_with_what_was_executed(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = swaying(400)
+    gain = lqr_gain(load_robot("ideal"))
+    wanted = -(run["states"] @ gain)
+    run["executed"] = np.concatenate([[0.0], wanted[:-1]])  # executed over the step that begins at k: the policy's own
+    run["executed"][301] += 0.5
+    run["modes"] = [topics.TORQUE] * 400
+    bag = make_bag(tmp_path / "bag", [run], Interface())
+    out = tmp_path / "out"
+    assert replay_bag.command([str(bag), "--policy", str(policy), "-o", str(out)]) == 0
+    (row,) = json.loads((out / "replay.json").read_text())["comparisons"]
+    assert (row["mode"], row["steps"], row["saturated_share"]) == ("torque", 399, 0.0)
+    assert row["largest_nm"] == pytest.approx(-0.5, abs=1e-5)
+    assert row["largest_at_s"] == pytest.approx(300 * 0.005)
+    assert row["rms_difference_nm"] == pytest.approx(0.5 / np.sqrt(399), rel=1e-3)
+    assert row["correlation"] > 0.95
+    assert "bag_0.mcap" in capsys.readouterr().out
+    before = (out / "replay.json").read_text()
+    replay_bag.command([str(bag), "--policy", str(policy), "-o", str(out)])
+    drop = re.compile(r'"created": "[^"]*"')
+    assert drop.sub("", (out / "replay.json").read_text()) == drop.sub("", before)
+
+
+def test_replay_refuses_another_robots_bag_and_an_idle_one(policy: Path, tmp_path: Path) -> None:
+    other = make_bag(tmp_path / "other", [swaying(20)], Interface(wheel_radius_m=0.1))
+    with pytest.raises(ContractError, match=r"wheel_radius_m: policy 0.065, bag other 0.1"):
+        replay_bag.command([str(other), "--policy", str(policy)])
+    run = swaying(20)
+    run["modes"] = [topics.DISARMED] * 20
+    idle = make_bag(tmp_path / "idle", [run], Interface())
+    with pytest.raises(DataError, match="nobody balanced"):
+        replay_bag.command([str(idle), "--policy", str(policy)])
+
+
+def test_the_page_of_a_bag_shows_every_mode_that_was_in_command(tmp_path: Path) -> None:
+    bag = make_bag(tmp_path / "bag", [deployment(), deployment(1)], Interface())
+    summaries = write_bag_report(tmp_path / "page.html", bag, STAND, "Deployment <1>")
+    page = (tmp_path / "page.html").read_text()
+    assert "Deployment &lt;1&gt;" in page
+    assert summaries["torque"].seconds == 3.0
+    for text in ("bag_0.mcap", "bag_1.mcap", "policy", "driver&#x27;s balance", "h2o.interface_hash"):
+        assert text in page
+    assert page.count("<script") < 8  # plotly's own script is there once
+
+
+def test_thinned_curves_keep_their_extremes() -> None:
+    time_s = np.arange(50_000) * 0.005
+    values = np.sin(time_s)
+    values[12_345], values[40_000] = 9.0, -7.0
+    values[20_000:20_010] = np.nan
+    thin_time, thinned = thin(time_s, values, limit=1000)
+    assert len(thinned) <= 1000
+    assert (thinned.max(), thinned.min()) == (9.0, -7.0)
+    assert (np.diff(thin_time) > 0).all()
+
+
+def test_mode_spans_cover_the_time_without_gaps() -> None:
+    modes = np.array(["balance", "balance", "torque", "torque", "fault"])
+    spans = mode_spans(np.arange(5.0), modes)
+    assert spans == [(0.0, 2.0, "balance"), (2.0, 4.0, "torque"), (4.0, 4.0, "fault")]
