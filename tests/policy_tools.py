@@ -40,7 +40,9 @@ def linear_policy(
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", [INPUT, "w"], ["raw"]),
-            helper.make_node("Clip", ["raw", "low", "high"] if limited else ["raw"], [output]),
+            helper.make_node("Clip", ["raw", "low", "high"], [output])
+            if limited
+            else helper.make_node("Identity", ["raw"], [output]),
         ],
         "linear",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", len(weights)])],
