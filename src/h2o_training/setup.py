@@ -6,7 +6,7 @@ PACKAGE = "h2o_training"
 setup(
     name=PACKAGE,
     version="0.1.0",
-    description="Offline-and-online reinforcement learning (H2O+), simulator twins and judging for the wheel-legged robot",
+    description="Offline-and-online reinforcement learning (H2O+), twins and judging for the wheel-legged robot",
     license="Apache-2.0",
     maintainer="h2o_robot maintainers",
     maintainer_email="maintainers@h2o-robot.invalid",
