@@ -69,6 +69,8 @@ class RecorderNode(Node):
 
         def receive(data: bytes) -> None:
             self._guard(lambda: self.recorder.take(name, data, time.time_ns()))
+            if name == topics.MODE:
+                self._tick()  # armed: the first steps count
 
         self.create_subscription(message_class(topics.TYPES[name]), name, receive, qos, raw=True)
 

@@ -90,6 +90,8 @@ def _build(args: argparse.Namespace) -> int:
             progress.update(job, description=f"reading {path.name}", completed=args.bags.index(str(path)))
 
         dataset = build_dataset(args.bags, get_task(args.task), on_bag)
+    for name in (name for bag in dataset.provenance["bags"] for name in bag["recovered"]):
+        console.print(f"{name} ends without index (its recorder was killed): used up to the last complete chunk")
     _save(dataset, args.output, console)
     return 0
 

@@ -27,7 +27,7 @@ class ModeSummary:
     Attributes:
         seconds, longest_s: in command, in all and at the longest stretch.
         stretches: times it took command.
-        falls: times the pitch went beyond the task's limit.
+        falls: times the pitch went beyond the task's limit; of a robot without torque this says nothing.
         lost: times command was taken from it, not given back by request (torque mode only).
         max_distance_m: largest |x − x at takeover|.
         mean_v_mps, torque_rms_nm: over the time in command; executed common torque.
@@ -110,7 +110,7 @@ def mode_table(summaries: Mapping[str, ModeSummary], heading: str = "Who was in 
             MODE_STYLE[s.mode][1],
             f"{s.seconds:.1f}",
             f"{s.longest_s:.1f}",
-            str(s.falls),
+            str(s.falls) if s.mode in (TORQUE, BALANCE) else "–",
             str(s.lost) if s.mode == TORQUE else "–",
             f"{s.max_distance_m:.3f}",
             f"{s.mean_v_mps:+z.3f}",
@@ -118,7 +118,7 @@ def mode_table(summaries: Mapping[str, ModeSummary], heading: str = "Who was in 
         ]
         for s in summaries.values()
     ]
-    columns = ["in command", "time (s)", "longest (s)", "falls", "lost", "drift (m)", "mean v (m/s)", "τ rms (Nm)"]
+    columns = ["in command", "time (s)", "longest", "falls", "lost", "drift (m)", "mean v (m/s)", "τ rms (Nm)"]
     note = "Drift: farthest from where it took command. Lost: command was taken from the policy, not given back."
     return TableData(heading, columns, rows, note)
 
