@@ -16,7 +16,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from h2o_control.errors import ConfigError
+from h2o_control.errors import ConfigError, UserError
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
 from h2o_training.training_job import TrainingJob
 
@@ -52,7 +52,7 @@ class TrainerNode(Node):
             self._job.stop()
 
     def _start(self) -> None:
-        # A torque or a path never holds a space; a reward group does, and then needs YAML without them: {x:1}.
+        # One string and not a list: launch files pass lists differently on every distro. Values hold no spaces.
         overrides = value(self, "overrides").split()
         self._announced = ""
         self._job = TrainingJob(value(self, "config"), overrides, Path(value(self, "output")))
@@ -61,8 +61,11 @@ class TrainerNode(Node):
         if self._job is not None and self._job.poll() in ("training", "exporting"):
             response.success, response.message = False, f"already {self._job.state}"
             return response
-        self._start()
-        response.success, response.message = True, f"training into {value(self, 'output')}"
+        try:
+            self._start()
+            response.success, response.message = True, f"training into {value(self, 'output')}"
+        except UserError as error:
+            response.success, response.message = False, str(error)
         return response
 
     def _on_stop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from h2o_control.errors import ConfigError
 from h2o_training.run_dir import Progress, RunDirectory
+from h2o_training.train_config import load_train_config
 
 #: How long a child may take to write its checkpoint after being asked to stop.
 STOP_TIMEOUT_S = 15.0
@@ -18,17 +20,22 @@ class TrainingJob:
     """Runs `h2o-robot train` into a folder and then `h2o-robot export` to policy.onnx in it.
 
     Call `poll` regularly; `state` is "training", "exporting", "ready", "failed" or "stopped".
+
+    Raises:
+        ConfigError: the configuration is wrong, or the folder holds a run of another one.
     """
 
     def __init__(self, config: str, overrides: list[str], output: Path) -> None:
         self.directory = RunDirectory(output)
         self.policy = output / "policy.onnx"
         self.state = "training"
-        # A folder that holds a run is gone on with: a graph that is started again must not lose the hours before.
+        arguments = [config, *overrides, f"run={output}"]
+        wanted = load_train_config(config, arguments[1:])
+        # The same run is gone on with: a graph that is started again must not lose the hours before.
         if self.directory.has_checkpoint():
-            arguments = ["--resume", str(output), *overrides]
-        else:
-            arguments = [config, *overrides, f"run={output}"]
+            if self.directory.read_info().config != wanted:
+                raise ConfigError(f"{output} holds a run with another configuration: give another output folder")
+            arguments = ["--resume", str(output)]
         self._child = self._start("train", *arguments)
 
     def poll(self) -> str:
