@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, Writer
 
 from bag_tools import START_NS, STEP_NS, TOPIC_TYPES, make_bag, odometry, swaying, text
 from h2o_control import topics
@@ -163,6 +167,32 @@ def test_a_killed_recorder_loses_little_and_nothing_of_finished_episodes(tmp_pat
     assert second.states[-1, 0] == pytest.approx(0.001 * (len(second.stamp_ns) - 1))
 
 
+@cache
+def intact() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return (make_bag(Path(folder) / "b", [swaying(300)], Interface()) / "b_0.mcap").read_bytes()
+
+
+@given(share=st.floats(0.0, 1.0), flip=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_a_file_cut_off_or_damaged_anywhere_gives_a_clean_prefix_or_a_clear_error(share: float, flip: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "b_0.mcap"
+        data = bytearray(intact())
+        place = int(share * (len(data) - 1))
+        if flip:
+            data[place] ^= 0x5A
+        else:
+            del data[place:]
+        file.write_bytes(data)
+        try:
+            (episode,) = read_bag(file, require=[topics.ODOM]).episodes
+        except DataError:
+            return
+        whole = swaying(300)["states"][:, 0]
+        assert episode.states[:, 0].tolist() == whole[: len(episode.states)].tolist()
+
+
 def test_a_disk_that_fills_up_ends_the_episode_in_time(tmp_path: Path) -> None:
     free = [10 * RESERVE_BYTES]
     writer = BagWriter(tmp_path / "b", TOPIC_TYPES, free_bytes=lambda _: free[0])
@@ -225,3 +255,23 @@ def test_writing_costs_little_time_a_message(tmp_path: Path) -> None:
     used = time.process_time() - start
     writer.close()
     assert used / 4000 < 100e-6
+
+
+def test_a_sqlite_bag_of_another_recorder_is_read(tmp_path: Path) -> None:
+    with Writer(tmp_path / "b", version=9) as writer:
+        connection = writer.add_connection("/robot/odom", "nav_msgs/msg/Odometry", typestore=TYPESTORE)
+        for k in range(5):
+            stamp = START_NS + k * STEP_NS
+            writer.write(connection, stamp, odometry(stamp, (k, 0.5, 0.1, -0.2), yaw=2.0))
+    (episode,) = read_bag(tmp_path / "b", require=[topics.ODOM]).episodes
+    assert episode.states.tolist() == [pytest.approx([k, 0.5, 0.1, -0.2]) for k in range(5)]
+
+
+def test_two_robots_in_one_bag_are_refused(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "b", {"/a/odom": "nav_msgs/msg/Odometry", "/b/odom": "nav_msgs/msg/Odometry"})
+    writer.start_episode()
+    for topic in ("/a/odom", "/b/odom"):
+        writer.write(topic, odometry(START_NS, (0, 0, 0, 0)), START_NS)
+    writer.close()
+    with pytest.raises(DataError, match="/a/odom and /b/odom: record one robot in a bag"):
+        read_bag(tmp_path / "b")

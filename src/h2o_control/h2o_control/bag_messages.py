@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages out of any rosbag2 directory, finished or cut off, one stored file after the other."""
+"""Messages out of any rosbag2 directory, finished or cut off, one stored file after the other.
+
+MCAP files are streamed from their beginning: an index is not needed, so that a file whose recorder was killed is read
+like any other, up to its last whole chunk. Other storages are read by rosbags.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,14 @@ from typing import Any
 import yaml
 import zstandard
 from mcap.exceptions import McapError
-from mcap.records import Channel, Message, Schema
+from mcap.records import Channel, DataEnd, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.rosbag2 import ReaderError
+from rosbags.serde import SerdeError
 
+from h2o_control import topics
+from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.errors import DataError
 
 #: What a file that ends in the middle of a record makes the streaming reader raise.
@@ -34,7 +41,7 @@ class StoredFile:
         name: file name.
         topics: full topic name to message type, for all topics that the file declares.
         messages: (topic, receive stamp in ns, converted message) of the topics asked for, in file order.
-        recovered: the file had no index (the recorder was killed); what is here was read chunk by chunk.
+        recovered: the file is cut off (its recorder was killed) or damaged; this is what came before.
     """
 
     name: str
@@ -77,59 +84,60 @@ def bag_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
 def read_file(path: Path, converters: Converters) -> StoredFile:
     """Read the messages of topics whose last path component is a key of `converters`, each through its converter.
 
-    A file without index is streamed. Messages are converted one by one, since an hour of them would fill the memory.
+    Messages are converted one by one, since an hour of them would fill the memory. A topic of another type than
+    h2o_control.topics gives it is listed, not read.
 
     Raises:
-        DataError: not a file that rosbags or mcap can read.
+        DataError: not a file that mcap or rosbags can read, or a message that is not of its type.
     """
     stored = StoredFile(path.name)
+    mcap = path.suffix == ".mcap"
     try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-            stored.topics = {c.topic: c.msgtype for c in reader.connections}
-            wanted = [c for c in reader.connections if c.topic.rpartition("/")[2] in converters]
-            for connection, stamp_ns, data in reader.messages(wanted) if wanted else ():
-                convert = converters[connection.topic.rpartition("/")[2]]
-                message = reader.deserialize(data, connection.msgtype)
-                stored.messages.append((connection.topic, stamp_ns, convert(message)))
-    except AnyReaderError as error:
-        if path.suffix != ".mcap":
-            raise DataError(f"cannot read {path}: {error}") from error
-        return _stream_file(path, converters)
+        for topic, kind, stamp_ns, data in _mcap_messages(path, stored) if mcap else _other_messages(path, stored):
+            name = topic.rpartition("/")[2]
+            if name in converters and kind == topics.TYPES[name]:
+                message = converters[name](TYPESTORE.deserialize_cdr(data, kind))
+                stored.messages.append((topic, stamp_ns, message))
+    except (AnyReaderError, ReaderError, SerdeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
     return stored
 
 
-def _stream_file(path: Path, converters: Converters) -> StoredFile:
-    """Read an MCAP file without index: every chunk that is complete, in order, until the file ends."""
-    stored = StoredFile(path.name, recovered=True)
-    typestore = get_typestore(Stores.EMPTY)
+def _mcap_messages(path: Path, stored: StoredFile) -> Iterator[tuple[str, str, int, bytes]]:
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
+    stored.recovered = True
+    for record in _records(path):
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+            stored.topics[record.topic] = schemas[record.schema_id].name
+        elif isinstance(record, Message):
+            topic = channels[record.channel_id].topic
+            yield topic, stored.topics[topic], record.log_time, record.data
+        elif isinstance(record, DataEnd):
+            stored.recovered = False
+            return
+
+
+def _records(path: Path) -> Iterator[object]:
     with path.open("rb") as stream:
-        for record in _records(stream, path):
-            if isinstance(record, Schema):
-                schemas[record.id] = record
-                types = get_types_from_msg(record.data.decode(), record.name)
-                typestore.register({k: v for k, v in types.items() if k not in typestore.fielddefs})
-            elif isinstance(record, Channel):
-                channels[record.id] = record
-                stored.topics[record.topic] = schemas[record.schema_id].name
-            elif isinstance(record, Message):
-                channel = channels[record.channel_id]
-                convert = converters.get(channel.topic.rpartition("/")[2])
-                if convert is not None:
-                    message = typestore.deserialize_cdr(record.data, schemas[channel.schema_id].name)
-                    stored.messages.append((channel.topic, record.log_time, convert(message)))
-    return stored
+        if stream.read(8) != b"\x89MCAP0\r\n":
+            raise DataError(f"{path} is not an MCAP file")
+        stream.seek(0)
+        try:
+            # A damaged length must not make the reader ask for more memory than the file could fill.
+            yield from StreamReader(stream, validate_crcs=True, record_size_limit=path.stat().st_size).records
+        except _CUT_OFF:
+            return
 
 
-def _records(stream: Any, path: Path) -> Iterator[object]:
-    if stream.read(8) != b"\x89MCAP0\r\n":
-        raise DataError(f"{path} is not an MCAP file")
-    stream.seek(0)
-    try:
-        yield from StreamReader(stream, validate_crcs=True).records
-    except _CUT_OFF:
-        return
+def _other_messages(path: Path, stored: StoredFile) -> Iterator[tuple[str, str, int, bytes]]:
+    with AnyReader([path], default_typestore=TYPESTORE) as reader:
+        stored.topics = {c.topic: c.msgtype for c in reader.connections}
+        for connection, stamp_ns, data in reader.messages():
+            yield connection.topic, connection.msgtype, stamp_ns, data
 
 
 def _episode_order(path: Path) -> tuple[int, str]:

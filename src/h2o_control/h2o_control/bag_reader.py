@@ -60,7 +60,7 @@ class Episode:
         executed: from /joint_states, over the step that ends at the stamp.
         requested: from /wheel_torque. command: from /wheel_command; both answer the observation of the same stamp.
         mode_changes: from /mode.
-        recovered: the recorder was killed; this is what was in complete chunks.
+        recovered: the file is cut off (its recorder was killed) or damaged; this is what came before.
     """
 
     name: str

@@ -91,7 +91,7 @@ def _build(args: argparse.Namespace) -> int:
 
         dataset = build_dataset(args.bags, get_task(args.task), on_bag)
     for name in (name for bag in dataset.provenance["bags"] for name in bag["recovered"]):
-        console.print(f"{name} ends without index (its recorder was killed): used up to the last complete chunk")
+        console.print(f"{name} is cut off (was its recorder killed?) or damaged: used up to the last whole chunk")
     _save(dataset, args.output, console)
     return 0
 
