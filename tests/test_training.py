@@ -71,8 +71,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return RunDirectory(run).load_checkpoint()["agent"]
 
 
-def test_resumed_run_ends_with_the_same_weights(tmp_path, data):
-    common = ("h2o_plus", f"dataset={data}", "robot=worn", "seed=7", *QUICK_H2O)
+@pytest.mark.parametrize("kind", ["closed_form", "mujoco"])
+def test_resumed_run_ends_with_the_same_weights(tmp_path, data, kind):
+    common = ("h2o_plus", f"dataset={data}", "robot=worn", "seed=7", f"twin.kind={kind}", *QUICK_H2O)
     assert train(*common, "updates=120", f"run={tmp_path / 'whole'}") == 0
     assert train(*common, "updates=60", f"run={tmp_path / 'parts'}") == 0
     assert train("--resume", tmp_path / "parts", "updates=120") == 0
@@ -145,14 +146,16 @@ def test_export_refuses_weights_that_are_not_finite(tmp_path, data, capsys):
     assert not (tmp_path / "p.onnx").exists()
 
 
-def test_divergence_names_what_diverged(data):
+def test_divergence_names_what_diverged(tmp_path, data):
     config = load_train_config("h2o_plus", (f"dataset={data}", "robot=worn", *QUICK_H2O))
     robot, dataset = load_robot("worn"), Dataset.load(data)
     trainer = Trainer(config, robot, PolicyContract(robot.interface, dataset.task), dataset)
     with torch.no_grad():
         trainer.agent.critic.net.biases[-1].fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="loss/critic"):
-        trainer.round()
+        trainer.run(RunDirectory(tmp_path))
+    assert RunDirectory(tmp_path).read_progress().state == "failed"
+    assert not RunDirectory(tmp_path).has_checkpoint()
 
 
 WRONG = {

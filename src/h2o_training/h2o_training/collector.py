@@ -108,11 +108,15 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on exactly, the twin's state included."""
         tensors = {"age": self._age, "return": self._return, "length": self._length, "finished": self._finished}
-        return {"twin": self._twin.state, "transitions": self.transitions, **{k: v.clone() for k, v in tensors.items()}}
+        return {
+            "twin": self._twin.state_dict(),
+            "transitions": self.transitions,
+            **{k: v.clone() for k, v in tensors.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where `state_dict` left off."""
-        self._twin.set_state(state["twin"])
+        self._twin.load_state_dict(state["twin"])
         self.transitions = int(state["transitions"])
         self._age, self._return = state["age"].clone(), state["return"].clone()
         self._length, self._finished = state["length"].clone(), state["finished"].clone()

@@ -33,7 +33,7 @@ class Progress:
         evaluation: latest evaluation of the deterministic policy on the twin; see collector.evaluate_on_twin.
         metrics: losses, values, mean ratio weight and the rest of the latest log line.
         updates_per_s, remaining_s: speed of late and time left at it.
-        state: "running", "finished", "interrupted" or "diverged".
+        state: "running", "finished", "interrupted" (there is a checkpoint of this update) or "failed".
     """
 
     update: int

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from h2o_training.run_dir import Progress, RunDirectory
 from h2o_training.sac import SoftActorCritic
 from h2o_training.train_config import TrainConfig
 from h2o_training.twin import make_twin
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 from wheel_leg_driver.robot import Robot
 
 ALGORITHMS: dict[str, type[SoftActorCritic]] = {"h2o_plus": H2oPlus, "sac": SoftActorCritic}
@@ -115,30 +118,22 @@ class Trainer:
         clock = _Speed(agent.updates)
         progress = Progress(agent.updates, config.updates)
         last_report = last_write = -math.inf
-        state = "finished"
+        state = "failed"
         try:
             while agent.updates < config.updates:
                 if stop():
                     state = "interrupted"
                     break
                 if config.time_limit_s is not None and time.monotonic() - started > config.time_limit_s:
+                    state = "finished"
                     break
                 before = agent.updates
                 metrics = self.round()
                 after = agent.updates
                 if _passed(before, after, config.log.every):
-                    finished = self.collector.finished()
-                    progress = dataclasses.replace(progress, metrics={k: float(v) for k, v in metrics.items()})
-                    if finished is not None:
-                        progress = dataclasses.replace(progress, episode_return=finished[0])
-                        writer.add_scalar("twin/episode_return", finished[0], after)
-                        writer.add_scalar("twin/episode_steps", finished[1], after)
-                    for name, value in progress.metrics.items():
-                        writer.add_scalar(name, value, after)
+                    progress = self._log(progress, metrics, writer)
                 if _passed(before, after, config.log.evaluate_every):
-                    progress = dataclasses.replace(progress, evaluation=self.evaluate())
-                    for name, value in (progress.evaluation or {}).items():
-                        writer.add_scalar(f"evaluation/{name}", value, after)
+                    progress = self._evaluate(progress, writer)
                 if _passed(before, after, config.log.checkpoint_every):
                     directory.save_checkpoint(self.state_dict())
                 speed = clock.update(after)
@@ -151,12 +146,11 @@ class Trainer:
                 if now - last_write > 1.0:
                     last_write = now
                     directory.write_progress(progress)
+            else:
+                state = "finished"
             if state == "finished":
-                progress = dataclasses.replace(progress, evaluation=self.evaluate())
+                progress = self._evaluate(progress, writer)
             directory.save_checkpoint(self.state_dict())
-        except TrainingDivergedError:
-            state = "diverged"
-            raise
         finally:
             progress = dataclasses.replace(progress, update=agent.updates, state=state, remaining_s=0.0)
             directory.write_progress(progress)
@@ -182,6 +176,23 @@ class Trainer:
                 f"(now {config.learning_rate:g}) or reward_scale (now {config.reward_scale:g}), and look at the data"
             )
         return metrics
+
+    def _log(self, progress: Progress, metrics: dict[str, Tensor], writer: SummaryWriter) -> Progress:
+        values = {name: float(value) for name, value in metrics.items()}
+        progress = dataclasses.replace(progress, metrics=values)
+        finished = self.collector.finished()
+        if finished is not None:
+            progress = dataclasses.replace(progress, episode_return=finished[0])
+            values = {**values, "twin/episode_return": finished[0], "twin/episode_steps": finished[1]}
+        for name, value in values.items():
+            writer.add_scalar(name, value, self.agent.updates)
+        return progress
+
+    def _evaluate(self, progress: Progress, writer: SummaryWriter) -> Progress:
+        result = self.evaluate()
+        for name, value in result.items():
+            writer.add_scalar(f"evaluation/{name}", value, self.agent.updates)
+        return dataclasses.replace(progress, evaluation=result)
 
     def evaluate(self) -> dict[str, float]:
         """Judge the policy that would be exported, on a twin of its own with always the same initial states."""

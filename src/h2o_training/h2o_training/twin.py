@@ -79,6 +79,12 @@ class Twin(Protocol):
     def set_state(self, state: Tensor) -> None:
         """Put the robots into these states [N, 4]."""
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next step follows from, the generator apart."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up exactly where `state_dict` left off."""
+
     def describe(self) -> dict[str, Any]:
         """What this twin is, for provenance: JSON-ready."""
 

@@ -54,6 +54,14 @@ class ClosedFormTwin:
         self._state = s + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
         return self.state
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next step follows from."""
+        return {"state": self.state}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state_dict` left off."""
+        self.set_state(state["state"])
+
     def describe(self) -> dict[str, Any]:
         """What this twin is, for provenance."""
         return {**to_mapping(self._config), "integrator": "rk4", "body": to_mapping(self._body)}

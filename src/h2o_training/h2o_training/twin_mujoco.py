@@ -74,6 +74,14 @@ class MujocoTwin:
         self._full = np.ascontiguousarray(path[:, -1])
         return self.state
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next step follows from: MuJoCo's full physics state [N, n] in double precision."""
+        return {"full": torch.from_numpy(self._full.copy())}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state_dict` left off."""
+        self._full = state["full"].cpu().numpy().copy()
+
     def describe(self) -> dict[str, Any]:
         """What this twin is, for provenance."""
         return {
