@@ -115,7 +115,7 @@ def to_mapping(value: Any) -> Any:
 
 def apply_overrides(data: Any, overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `a.b=value` overrides (values are YAML) to a nested mapping and return a new one."""
-    result: dict[str, Any] = {k: v for k, v in (data or {}).items()}
+    result: dict[str, Any] = dict(data or {})
     for override in overrides:
         key, sep, text = override.partition("=")
         if not sep or not key:
@@ -148,7 +148,9 @@ def config_dir() -> Path:
         for candidate in (folder / "config", folder / "share" / "h2o_control" / "config"):
             if (candidate / "robots").is_dir():
                 return candidate
-    raise ConfigError("no config/ folder found: run inside a clone of the project, or set H2O_CONFIG_DIR to its config/")
+    raise ConfigError(
+        "no config/ folder found: run inside a clone of the project, or set H2O_CONFIG_DIR to its config/"
+    )
 
 
 def find_config(kind: str, name: str) -> Path:

@@ -44,7 +44,7 @@ class Interface:
         rate_hz: control and telemetry rate.
         torque_limit_nm: largest torque of one wheel; the normalised action is torque / torque_limit_nm.
         wheel_radius_m: rolling radius that turns wheel angle into displacement.
-        state, units, action, conventions: fixed by this version of the project, written out so that a file explains itself.
+        state, units, action, conventions: fixed by this version, written out so that a file explains itself.
         version: of this list.
     """
 
@@ -122,6 +122,7 @@ class Task:
 
     @property
     def hash(self) -> str:
+        """Hash that two equal ones share."""
         return digest(self)
 
     @property
@@ -182,6 +183,7 @@ class PolicyContract:
 
     @property
     def hash(self) -> str:
+        """Hash that two equal ones share."""
         return digest(self)
 
     def require_interface(self, interface: Interface, who: str) -> None:

@@ -102,4 +102,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
             code = code or int(getattr(node, "exit_code", 0))
             node.destroy_node()
         rclpy.try_shutdown()
+        # A second signal, e.g. from a terminal and from a supervisor, must not spoil the exit status.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     return code

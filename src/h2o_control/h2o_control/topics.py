@@ -2,8 +2,9 @@
 """Names of the graph: one place, so that driver, recorder and readers cannot drift apart. No ROS import here.
 
 Topic            type                     content
-/odom            nav_msgs/Odometry        the whole state in one stamped message: x in pose, pitch in orientation,
-                                          v in twist.linear.x, pitch rate in twist.angular.y, yaw rate in twist.angular.z
+/odom            nav_msgs/Odometry        the whole state in one stamped message: x in pose, pitch in
+                                          orientation, v in twist.linear.x, pitch rate in
+                                          twist.angular.y, yaw rate in twist.angular.z
 /imu             sensor_msgs/Imu          as measured
 /joint_states    sensor_msgs/JointState   wheels and leg joints as measured; effort of the wheels is the torque the
                                           firmware executed over the step that ends at the stamp

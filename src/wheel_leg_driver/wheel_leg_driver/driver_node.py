@@ -290,7 +290,7 @@ class DriverNode(LifecycleNode):
             "telemetry rate (Hz)": f"{frames / 0.5:.0f}",
             "frame errors": str(self._link.frame_errors if self._link else 0),
             "frames skipped": str(self._skipped),
-            "late writes": str(self._link.late_writes if self._link else 0),
+            "commands dropped": str(self._link.dropped_commands if self._link else 0),
             "sensor to command, median (ms)": f"{loop[len(loop) // 2]:.2f}" if loop else "nan",
             "sensor to command, max (ms)": f"{loop[-1]:.2f}" if loop else "nan",
             "hand-backs": str(core.hand_backs),

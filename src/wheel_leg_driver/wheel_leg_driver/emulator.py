@@ -25,7 +25,7 @@ from wheel_leg_driver.robot import load_robot
 
 DEFAULT_LINK = "/tmp/h2o_robot"
 #: Further behind than this, device time slips against the wall clock instead of racing to catch up: the host was busy.
-PATIENCE_S = 0.01
+PATIENCE_S = 0.003
 #: A robot outlives the signal that ends its driver by this much.
 LINGER_S = 0.7
 
