@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from h2o_control import middleware
 from policy_tools import linear_policy
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
+
+# Every node that a test starts inherits these; no other run of the tests on this machine is likely to use the domain.
+middleware.apply_defaults()
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ BIN = Path(sys.executable).parent
 PATIENCE_S = 20.0
 
 
-def free_domain() -> int:
-    """A ROS domain that no other test run on this machine is likely to use."""
-    return 50 + os.getpid() % 50
-
-
 class Nodes:
     """Starts console scripts and stops what is left of them."""
 
@@ -39,8 +34,6 @@ class Nodes:
         self.folder = folder
         self.environment = {
             **os.environ,
-            "ROS_DOMAIN_ID": str(free_domain()),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "PYTHONUNBUFFERED": "1",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -138,7 +131,7 @@ class Probe:
 def graph(folder: Path) -> Iterator[tuple[Nodes, Probe]]:
     """A ROS context in a domain of its own, with nodes that are gone afterwards."""
     nodes = Nodes(folder)
-    rclpy.init(domain_id=free_domain())
+    rclpy.init()
     probe = Probe()
     try:
         yield nodes, probe

@@ -164,7 +164,7 @@ PUBLISHER = """
 
 
 def start_node(tmp_path: Path, *parameters: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(40 + os.getpid() % 60), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("recorder_node")), "--ros-args"]
     for parameter in parameters:
         command += ["-p", parameter]
@@ -174,9 +174,7 @@ def start_node(tmp_path: Path, *parameters: str) -> subprocess.Popen[str]:
 
 
 def publish() -> None:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(40 + os.getpid() % 60)}
-    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    subprocess.run([sys.executable, "-c", textwrap.dedent(PUBLISHER)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(PUBLISHER)], check=True)
 
 
 @pytest.mark.ros
@@ -217,3 +215,9 @@ def test_the_node_refuses_wrong_parameters_with_exit_status_2(
     _, stderr = node.communicate(timeout=30)
     assert node.returncode == 2
     assert message in stderr
+
+
+def test_a_bag_in_which_nothing_was_recorded_leaves_its_name_free(tmp_path: Path) -> None:
+    names = {name: f"/{name}" for name in topics.TYPES}
+    Recorder(tmp_path / "bag", names, auto_start=True, label="", log=print).close()
+    assert not (tmp_path / "bag").exists()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -75,7 +74,6 @@ def test_node_starts_on_request_reports_progress_and_announces_the_policy(tmp_pa
 
     from h2o_control.node_tools import LATCHED_QOS
 
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     overrides = " ".join([*QUICK, "updates=1500"])
     arguments = ["-p", "config:=sac", "-p", f"overrides:='{overrides}'", "-p", f"output:={tmp_path / 'run'}"]
     program = Path(sys.executable).parent / "trainer_node"

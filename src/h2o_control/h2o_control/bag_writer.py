@@ -9,6 +9,7 @@ progress.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Mapping
@@ -179,8 +180,13 @@ class BagWriter:
         return episode
 
     def close(self) -> None:
-        """End a running episode; the bag is complete afterwards."""
+        """End a running episode; the bag is complete afterwards, and gone where it holds no episode."""
         self.end_episode("closed")
+        if not self.episodes:
+            # The name is free again for the next try.
+            with contextlib.suppress(OSError):
+                (self.path / "metadata.yaml").unlink(missing_ok=True)
+                self.path.rmdir()
 
     def set_interface(self, interface: Interface) -> None:
         """Store the robot's interface once it is known; a robot that changes it needs a bag of its own."""

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from std_srvs.srv import Trigger
 
-from h2o_control import topics
+from h2o_control import middleware, topics
 from h2o_control.errors import UserError
 from h2o_control.operator_node import TICK_S, OperatorNode
 
@@ -115,7 +115,7 @@ def command(argv: Sequence[str]) -> int:
     parser.parse_args(argv)
     if not sys.stdin.isatty():
         raise UserError("the keyboard needs a terminal: run it by itself, not from a launch file or a pipe")
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    middleware.apply_defaults()
     rclpy.init(args=[])
     try:
         node = KeyboardNode()

@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
+from h2o_control import middleware
 from h2o_control.errors import ConfigError, UserError
 
 #: Depth 10 lost nothing at 500 Hz where depth 1 did; reliable, so that a recorder can count.
@@ -76,8 +77,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     Returns:
         exit status: 2 where a UserError stopped it, else the node's exit_code (0 where it has none).
     """
-    # Discovery stays on this machine unless the user says otherwise: two labs on one network must not meet.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    middleware.apply_defaults()
     node: Node | None = None
     code = 0
     signals: list[int] = []

@@ -109,8 +109,9 @@ class Recorder:
         return episode
 
     def close(self, reason: str = "recorder stopped") -> None:
-        """End what runs and leave a complete bag."""
+        """End what runs and leave a complete bag, or none where nothing was recorded."""
         self.stop(reason)
+        self._writer.close()
 
     def _take_latched(self, name: str, data: bytes, stamp_ns: int) -> None:
         self._latched[name] = data

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from h2o_control import launch_file
+from h2o_control import launch_file, middleware
 from h2o_control.errors import ConfigError, nearest
 from h2o_control.supervisor import Supervisor
 
-#: Set for the nodes where the caller has not: talk to this machine only, and find the message packages of this Python.
+#: Set for the nodes where the caller has not: among others, find the message packages of this Python.
 ENVIRONMENT = {
-    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    **middleware.DEFAULTS,
     "AMENT_PREFIX_PATH": sys.prefix,
     "PYTHONUNBUFFERED": "1",
 }
