@@ -13,7 +13,7 @@ from wheel_leg_driver.robot import load_robot
 
 
 class LockStep:
-    """A robot under the driver core; `answer` plays the commander in torque mode."""
+    """A robot under the driver core; `answer` plays the commander on /wheel_torque."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class LockStep:
             self.telemetry = message
             self.tick = tick = self.core.on_telemetry(message)
             command = tick.command
-            if command is None:
-                torque = self.answer(message, tick)
-                if torque is not None:
-                    command = self.core.on_torque(torque, message.device_time_us, self.robot.interface.hash)
+            torque = self.answer(message, tick)
+            if torque is not None:
+                answered = self.core.on_torque(torque, message.device_time_us, self.robot.interface.hash)
+                command = command or answered
             self._frame = self.firmware.step(encode_command(command) if command else b"")
 
     def seconds(self, seconds: float) -> None:

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from h2o_control.config import config_dir
 from lockstep import LockStep
-from wheel_leg_driver.core import Exploration, Limits, RefusedError
+from wheel_leg_driver.balance import lqr_gain
+from wheel_leg_driver.core import Exploration, Limits, RefusedError, Tick
 from wheel_leg_driver.protocol import CommandFlag
 from wheel_leg_driver.robot import list_robots
 
@@ -101,11 +103,19 @@ def test_emergency_stop_is_zero_torque_within_a_step() -> None:
     assert not rig.firmware.armed
 
 
+def law(rig: LockStep, v_mps: float = 0.0) -> Callable[[object, Tick], float]:
+    """A commander that stands, or drives at a speed: the driver's own gain on the state."""
+    gain = lqr_gain(rig.robot) * ([1.0, 1.0, 1.0, 1.0] if v_mps == 0.0 else [0.0, 1.0, 1.0, 1.0])
+    return lambda _t, tick: rig.core._balancer.compensate(
+        -float(gain @ (tick.estimate.state - [0.0, v_mps, rig.core.trim_rad, 0.0]))
+    )
+
+
 def commanded(**limits: float) -> LockStep:
-    """A rig in torque mode whose commander is the driver's own balance law, so that it stands."""
+    """A rig in torque mode under a commander that stands."""
     rig = LockStep(limits=Limits(**limits))
+    rig.answer = law(rig)
     rig.balance()
-    rig.answer = lambda _t, tick: rig.core._balancer.torque(tick.estimate, 0.0)
     rig.core.torque_mode(True)
     rig.seconds(0.5)
     assert rig.core.mode == "torque"
@@ -153,7 +163,7 @@ def test_commander_that_tips_the_robot_loses_command_and_the_robot_stays_up() ->
 
 def test_commander_that_runs_away_loses_command() -> None:
     rig = commanded(speed_mps=0.3)
-    rig.answer = lambda _t, tick: rig.core._balancer.torque(tick.estimate, 1.0)
+    rig.answer = law(rig, 1.0)
     rig.seconds(3.0)
     assert rig.core.mode == "balance"
     assert "speed" in rig.core.reason
@@ -161,7 +171,7 @@ def test_commander_that_runs_away_loses_command() -> None:
 
 def test_commander_that_strays_loses_command() -> None:
     rig = commanded(distance_m=0.2)
-    rig.answer = lambda _t, tick: rig.core._balancer.torque(tick.estimate, 0.4)
+    rig.answer = law(rig, 0.4)
     rig.seconds(4.0)
     assert "limit 0.2 m" in rig.core.reason
 
@@ -187,6 +197,19 @@ def test_torque_mode_needs_balance_first() -> None:
     rig = LockStep()
     rig.step()
     with pytest.raises(RefusedError, match="arm and let the driver balance first"):
+        rig.core.torque_mode(True)
+
+
+def test_torque_mode_needs_somebody_who_answers() -> None:
+    rig = LockStep()
+    rig.balance()
+    with pytest.raises(RefusedError, match="is a policy node running"):
+        rig.core.torque_mode(True)
+    rig.core.on_torque(0.0, rig.core.device_time_us, "another robot")
+    with pytest.raises(RefusedError, match="interface 'another robot'"):
+        rig.core.torque_mode(True)
+    rig.core.on_torque(math.nan, rig.core.device_time_us, rig.robot.interface.hash)
+    with pytest.raises(RefusedError, match="not a number"):
         rig.core.torque_mode(True)
 
 

@@ -73,13 +73,18 @@ def test_commander_of_another_robot_is_refused(rig: tuple[Nodes, Probe]) -> None
     nodes, probe = rig
     nodes.start_robot()
     probe.arm()
+    refused = probe.call(topics.TORQUE_MODE, on=True)
+    assert "is a policy node running" in refused.message
     stranger = probe.node.create_publisher(JointState, topics.WHEEL_TORQUE, STREAM_QOS)
     message = JointState(name=list(topics.WHEELS), effort=[1.0, 1.0])
     message.header.frame_id = "another robot"
     probe.wait(lambda: stranger.get_subscription_count() > 1, "driver and probe listening")
-    probe.call(topics.TORQUE_MODE, on=True)
-    stranger.publish(message)
-    probe.wait(lambda: any("interface" in mode or "no fresh torque" in mode for mode in probe.modes), "refusal")
+    timer = probe.node.create_timer(0.005, lambda: stranger.publish(message))
+    probe.spin(0.5)
+    refused = probe.call(topics.TORQUE_MODE, on=True)
+    probe.node.destroy_timer(timer)
+    assert not refused.success
+    assert "interface 'another robot'" in refused.message
     assert probe.mode == topics.BALANCE
 
 

@@ -93,6 +93,7 @@ class DriverCore:
         self._stopping = False
         self._speed = (0.0, 0.0, -math.inf)
         self._obeyed_us = 0
+        self._offer = ("", -1_000_000_000)
         self._start_x_m = 0.0
 
     @property
@@ -191,14 +192,17 @@ class DriverCore:
         Returns the command to send, or None where it does not count: another mode, another interface, an old
         observation. NaN, infinity or an empty message (given here as NaN) hands the robot back to balance.
         """
+        problem = ""
+        if interface_hash != self.robot.interface.hash:
+            problem = f"torque for interface {interface_hash!r}, this robot is {self.robot.interface.hash}"
+        elif not math.isfinite(torque_nm):
+            problem = "the commander gave the robot back, or sent a torque that is not a number"
+        self._offer = (problem, self.device_time_us)
         if self.mode != TORQUE or self._estimate is None:
             return None
-        if interface_hash != self.robot.interface.hash:
+        if problem:
             self.commands_rejected += 1
-            self._hand_back(f"torque for interface {interface_hash!r}, this robot is {self.robot.interface.hash}")
-            return None
-        if not math.isfinite(torque_nm):
-            self._hand_back("the commander gave the robot back, or sent a torque that is not a number")
+            self._hand_back(problem)
             return None
         if not self._obeyed_us < observed_us <= self.device_time_us:
             self.commands_rejected += 1
@@ -238,7 +242,7 @@ class DriverCore:
         """Give command to the commander on /wheel_torque, or take it back.
 
         Raises:
-            RefusedError: the driver's balance is not in command.
+            RefusedError: the driver's balance is not in command, or no commander offers torque that could be obeyed.
         """
         if not on:
             if self.mode == TORQUE:
@@ -246,6 +250,11 @@ class DriverCore:
             return
         if self.mode != BALANCE or self._estimate is None:
             raise RefusedError(f"mode is {self.mode} ({self.reason}): arm and let the driver balance first")
+        problem, offered_us = self._offer
+        if self.device_time_us - offered_us > self.limits.staleness_s * 1e6:
+            raise RefusedError("nobody answers observations on /wheel_torque: is a policy node running?")
+        if problem:
+            raise RefusedError(f"what comes on /wheel_torque cannot be obeyed: {problem}")
         self._obeyed_us = self.device_time_us
         self._start_x_m = self._estimate.x_m
         self._change(TORQUE, "by request")
