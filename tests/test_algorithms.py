@@ -144,15 +144,19 @@ def test_temperature_moves_the_entropy_towards_its_target(entropy, rises):
     assert (a.log_beta.item() > 0) is rises
 
 
-def test_values_can_begin_at_what_standing_for_ever_is_worth():
+def test_values_can_begin_at_what_standing_for_ever_is_worth_and_never_exceed_it():
     a, plain = agent(H2O), agent(H2O)
-    a.shift_values(100.0)
+    a.start_at_bound(100.0)
     observation, action = torch.randn(7, 4), torch.zeros(7, 1)
     for name in ("critic", "target_critic"):
         torch.testing.assert_close(
             getattr(a, name)(observation, action), getattr(plain, name)(observation, action) + 100.0
         )
     torch.testing.assert_close(a.value(observation), plain.value(observation) + 100.0)
+    # Nothing can be worth more, whatever an untried action is believed to bring.
+    batch = replay(1).all()
+    assert a.target(batch, torch.full((50,), 1e6)).max() == 100.0
+    assert plain.target(batch, torch.full((50,), 1e6)).max() > 1e5
 
 
 def test_classifiers_learn_every_nth_update_only():

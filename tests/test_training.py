@@ -197,6 +197,13 @@ def test_task_that_is_not_the_dataset_s_is_refused(tmp_path, data, capsys):
     assert "stand" in capsys.readouterr().err
 
 
+def test_limits_tighter_than_the_data_are_refused(tmp_path, data, capsys):
+    arguments = ("h2o_plus", f"dataset={data}", "robot=worn", "x_limit_m=0.001", f"run={tmp_path / 'run'}")
+    assert train(*arguments) == 2
+    assert "x_limit_m=0.001" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_folder_is_not_overwritten_and_resume_changes_no_hyperparameter(tmp_path, data, capsys):
     common = ("h2o_plus", f"dataset={data}", "robot=worn", *QUICK_H2O, "updates=20", f"run={tmp_path / 'run'}")
     assert train(*common) == 0
@@ -246,6 +253,6 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, data):
     assert train("--resume", run, f"updates={done + 20}") == 0
 
 
-@pytest.mark.parametrize("name", ["h2o_plus", "h2o_plus_paper", "sac"])
+@pytest.mark.parametrize("name", ["h2o_plus", "h2o_plus_move", "h2o_plus_paper", "sac"])
 def test_shipped_configurations_load(name):
     load_train_config(name, ())

@@ -9,11 +9,12 @@ import scipy.integrate
 import torch
 
 from h2o_control.config import from_mapping
-from h2o_control.contract import get_task
+from h2o_control.contract import Reward, get_task
 from h2o_control.errors import ConfigError
-from h2o_training.collector import Collector, RewardFunction, Scaling
+from h2o_training.collector import Collector, Scaling
 from h2o_training.nets import Policy
 from h2o_training.replay import Replay
+from h2o_training.train_config import TrainConfig, learned_task
 from h2o_training.twin import InitialStates, TwinConfig, make_twin
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
@@ -103,8 +104,7 @@ def test_wrong_twin_options_are_refused():
 
 def collector(task, episode_s, generator):
     scaling = Scaling(len(task.observation))
-    reward = RewardFunction(task, None, 1.0)
-    return Collector(twin(num_envs=4), task, ROBOT.interface, reward, scaling, episode_s, generator)
+    return Collector(twin(num_envs=4), task, ROBOT.interface, task, 1.0, scaling, episode_s, generator)
 
 
 def test_falls_are_terminal_and_timeouts_are_not():
@@ -122,6 +122,21 @@ def test_falls_are_terminal_and_timeouts_are_not():
     fallen = batch.next_observation[count_before:, 0].abs() > task.fall_pitch_rad
     assert fallen.sum() >= 4
     assert torch.equal(batch.proceeds[count_before:] == 0, fallen)
+
+
+def test_training_limits_count_as_failure_in_the_twin():
+    task, generator = get_task("stand"), torch.Generator().manual_seed(0)
+    config = TrainConfig(algorithm="sac", batch_real=0, x_limit_m=0.12, reward=Reward(bonus=1.0, tau=0.0))
+    learned = learned_task(config, task)
+    replay = Replay(2000, 4, 1)
+    made = Collector(twin(num_envs=4), task, ROBOT.interface, learned, 0.5, Scaling(4), 60.0, generator)
+    made.collect(Policy(4, 1, (8,)), replay, 400)
+    batch = replay.all()
+    far = (batch.next_observation[:, 2].abs() > 0.12) | (batch.next_observation[:, 0].abs() > task.fall_pitch_rad)
+    assert torch.equal(batch.proceeds == 0, far)
+    assert far.sum() >= 4
+    assert (batch.reward == 0.5).all()
+    assert made.finished()[0] > 20  # reported with the task's own reward, about 30 a step
 
 
 def test_stored_transitions_are_consecutive_states_of_the_twin():

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from h2o_control.contract import Interface, Reward, Task
+from h2o_control.contract import Interface, Task
 from h2o_training.nets import Policy
 from h2o_training.replay import Replay
 from h2o_training.twin import Twin
@@ -36,34 +35,33 @@ class Scaling(nn.Module):
         return (observation - self.mean) / self.std
 
 
-class RewardFunction:
-    """The reward the learner sees: the task's, or its training-only replacement, times a scale."""
-
-    def __init__(self, task: Task, replacement: Reward | None, scale: float) -> None:
-        self._task = task if replacement is None else dataclasses.replace(task, reward=replacement)
-        self._scale = scale
-
-    def __call__(self, next_state: Tensor, torque_nm: Tensor) -> Tensor:
-        """Reward [N] of reaching next_state [N, 4] with torque_nm [N]."""
-        reward: Tensor = self._task.rewards(next_state, torque_nm) * self._scale
-        return reward
-
-
 class Collector:
-    """Runs a policy in the twin and stores transitions; an episode ends by failure (terminal) or by time."""
+    """Runs a policy in the twin and stores transitions; an episode ends by failure (terminal) or by time.
+
+    Args:
+        twin, interface: what is driven and how.
+        task: observation and, for reports, reward.
+        learned: the task as the learner sees it, with training-only changes to reward and failure.
+        reward_scale: factor on its reward.
+        scaling: what the networks see of an observation.
+        episode_s: length at which an episode is cut.
+        generator: of the policy's noise.
+    """
 
     def __init__(
         self,
         twin: Twin,
         task: Task,
         interface: Interface,
-        reward: RewardFunction,
+        learned: Task,
+        reward_scale: float,
         scaling: Scaling,
         episode_s: float,
         generator: torch.Generator,
     ) -> None:
         self._twin, self._task, self._limit = twin, task, interface.torque_limit_nm
-        self._reward, self._scaling, self._generator = reward, scaling, generator
+        self._learned, self._reward_scale = learned, reward_scale
+        self._scaling, self._generator = scaling, generator
         self._max_steps = max(1, round(episode_s / interface.dt_s))
         state = twin.state
         # Robots that start together would time out together; spread their clocks.
@@ -82,10 +80,9 @@ class Collector:
             action, _ = policy.sample(observation, self._generator)
             torque = self._limit * action[:, 0]
             after = self._twin.step(torque)
-            failed = self._task.failed(after)
-            replay.add(
-                observation, action, self._reward(after, torque), self._scaling(self._task.observe(after)), failed
-            )
+            failed = self._learned.failed(after)
+            reward = self._learned.rewards(after, torque) * self._reward_scale
+            replay.add(observation, action, reward, self._scaling(self._task.observe(after)), failed)
             self._return += self._task.rewards(after, torque)
             self._length += 1
             self._age += 1

@@ -24,9 +24,9 @@ class H2oPlus(SoftActorCritic):
         self.value_loss = make_value_loss(self.h2o)
         self.ratio = RatioEstimator(n_obs, n_act, self.h2o.ratio)
 
-    def shift_values(self, value: float) -> None:
-        """Add `value` to what the value networks answer before learning."""
-        super().shift_values(value)
+    def start_at_bound(self, value: float) -> None:
+        """Let all values begin at `value`, and no target exceed it."""
+        super().start_at_bound(value)
         self.value.net.shift(value)
 
     def losses(self, real: Replay | None, simulated: Replay, generator: torch.Generator) -> tuple[Metrics, Metrics]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class SoftActorCritic(nn.Module):
         self.log_beta = nn.Parameter(torch.zeros(()))
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.target_entropy = -float(n_act) if config.target_entropy is None else config.target_entropy
+        self.value_bound = math.inf
         self.updates = 0
 
     def start(self) -> None:
@@ -38,8 +40,9 @@ class SoftActorCritic(nn.Module):
         learned = [p for p in self.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(learned, lr=self.config.learning_rate, fused=True)
 
-    def shift_values(self, value: float) -> None:
-        """Add `value` to what the value networks answer before learning."""
+    def start_at_bound(self, value: float) -> None:
+        """Let all values begin at `value`, and no target exceed it."""
+        self.value_bound = value
         self.critic.net.shift(value)
         self.target_critic.net.shift(value)
 
@@ -75,8 +78,9 @@ class SoftActorCritic(nn.Module):
         return q - self.log_beta.exp() * log_prob
 
     def target(self, batch: Batch, next_value: Tensor) -> Tensor:
-        """r + γ (1 − terminal)·next_value [B]; only true terminals cut the bootstrap."""
-        return batch.reward + self.config.discount * batch.proceeds * next_value
+        """r + γ (1 − terminal)·next_value [B], at most value_bound; only true terminals cut the bootstrap."""
+        target = batch.reward + self.config.discount * batch.proceeds * next_value
+        return target.clamp_max(self.value_bound)
 
     def actor_losses(self, observation: Tensor, generator: torch.Generator) -> Metrics:
         """Policy loss E[β log π(a|s) − min Q(s, a)] (H2O+ paper Eq. 10) and the temperature's loss."""

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from h2o_control.config import apply_overrides, find_config, from_mapping, load_yaml
-from h2o_control.contract import Reward
+from h2o_control.contract import Reward, Task
 from h2o_control.errors import ConfigError
 from h2o_training.twin import TwinConfig
 
@@ -130,8 +131,10 @@ class TrainConfig:
             twin's initial states where there is none).
         reward: training-only replacement of the task's reward (a deviation from the papers); None keeps it.
         reward_scale: factor on the reward inside the learner.
-        optimistic: let Q and V begin at bonus / (1 − γ), what standing for ever is worth, instead of about 0. The
-            optimum is the same; the constant need not be learnt by bootstrapping, which takes longer than the rest.
+        x_limit_m, v_limit_mps: training only: beyond these the robot counts as failed (None: the task's own limits).
+        optimistic: let Q and V begin at bonus / (1 − γ) instead of about 0, and let no target exceed it: it is what
+            standing for ever is worth and the most that any return can be. So the constant need not be learnt by
+            bootstrapping, which takes longer than the rest, and values of actions that no data tells of stay bounded.
     """
 
     algorithm: Literal["h2o_plus", "sac"]
@@ -155,6 +158,8 @@ class TrainConfig:
     normalise: bool = True
     reward: Reward | None = None
     reward_scale: float = 1.0
+    x_limit_m: float | None = None
+    v_limit_mps: float | None = None
     optimistic: bool = True
     h2o: H2oPlusConfig | None = None
     twin: TwinConfig = field(default_factory=TwinConfig)
@@ -176,6 +181,16 @@ class TrainConfig:
         for name in ("discount", "polyak", "policy_average"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+def learned_task(config: TrainConfig, task: Task) -> Task:
+    """Return the task as the learner sees it: with the training-only reward and limits of `config`."""
+    return dataclasses.replace(
+        task,
+        reward=config.reward or task.reward,
+        x_limit_m=config.x_limit_m or task.x_limit_m,
+        v_limit_mps=config.v_limit_mps or task.v_limit_mps,
+    )
 
 
 def load_train_config(name_or_path: str, overrides: Sequence[str]) -> TrainConfig:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from h2o_control.contract import PolicyContract
-from h2o_control.errors import UserError
-from h2o_training.collector import Collector, RewardFunction, Scaling, evaluate_on_twin
+from h2o_control.contract import PolicyContract, Task
+from h2o_control.errors import ConfigError, UserError
+from h2o_training.collector import Collector, Scaling, evaluate_on_twin
 from h2o_training.dataset import Dataset
 from h2o_training.h2o_plus import H2oPlus
 from h2o_training.replay import Replay
 from h2o_training.run_dir import Progress, RunDirectory
 from h2o_training.sac import SoftActorCritic
-from h2o_training.train_config import TrainConfig
+from h2o_training.train_config import TrainConfig, learned_task
 from h2o_training.twin import make_twin
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ from wheel_leg_driver.robot import Robot
 
 ALGORITHMS: dict[str, type[SoftActorCritic]] = {"h2o_plus": H2oPlus, "sac": SoftActorCritic}
 
+#: More of the real data than this beyond the training's limits means that the limits are wrong.
+LARGEST_SHARE_OUTSIDE = 0.05
 #: Robots in one evaluation on the twin.
 EVALUATION_ENVS = 16
 
@@ -57,23 +59,30 @@ class Trainer:
             torch.manual_seed(config.seed)
             self.agent = ALGORITHMS[config.algorithm](config, n_obs).to(config.device)
         if config.optimistic:
-            bonus = (config.reward or task.reward).bonus * config.reward_scale
-            self.agent.shift_values(bonus / (1.0 - config.discount))
+            bonus = learned_task(config, task).reward.bonus * config.reward_scale
+            self.agent.start_at_bound(bonus / (1.0 - config.discount))
         self.agent.start()
         twin = make_twin(config.twin, robot, self.generator)
         self.twin_description = twin.describe()
         self.scaling = Scaling(n_obs).to(config.device)
-        reward = RewardFunction(task, config.reward, config.reward_scale)
-        self.real = None if dataset is None else self._load_real(dataset, reward)
+        learned = learned_task(config, task)
+        self.real = None if dataset is None else self._load_real(dataset, learned)
         if dataset is None and config.normalise:
             spread = config.twin.initial.sample(10_000, torch.Generator(config.device).manual_seed(0))
             self.scaling.fit(task.observe(spread))
         self.replay = Replay(config.collect.replay_capacity, n_obs, 1, config.device)
         self.collector = Collector(
-            twin, task, interface, reward, self.scaling, config.collect.episode_s, self.generator
+            twin,
+            task,
+            interface,
+            learned,
+            config.reward_scale,
+            self.scaling,
+            config.collect.episode_s,
+            self.generator,
         )
 
-    def _load_real(self, dataset: Dataset, reward: RewardFunction) -> Replay:
+    def _load_real(self, dataset: Dataset, learned: Task) -> Replay:
         """Put the dataset into a buffer the way the learner sees it, and fit what is fitted to data."""
         device = self.config.device
         observation = torch.as_tensor(dataset.observations, device=device)
@@ -82,13 +91,21 @@ class Trainer:
         action = torch.as_tensor(dataset.actions, device=device)
         following = torch.as_tensor(dataset.next_states, device=device)
         torque = action[:, 0] * dataset.interface.torque_limit_nm
+        terminal = torch.as_tensor(dataset.terminals, device=device)
+        failed = terminal | learned.failed(following)
+        outside = (failed & ~terminal).float().mean().item()
+        if outside > LARGEST_SHARE_OUTSIDE:
+            raise ConfigError(
+                f"{outside:.0%} of the real transitions lie beyond x_limit_m={learned.x_limit_m} or "
+                f"v_limit_mps={learned.v_limit_mps} and would be taught as failures: raise the limits, or null for none"
+            )
         real = Replay(len(dataset), observation.shape[1], 1, device)
         real.add(
             self.scaling(observation),
             action,
-            reward(following, torque),
+            learned.rewards(following, torque) * self.config.reward_scale,
             self.scaling(torch.as_tensor(dataset.next_observations, device=device)),
-            torch.as_tensor(dataset.terminals, device=device),
+            failed,
         )
         if isinstance(self.agent, H2oPlus):
             self.agent.ratio.fit_inputs(real.all())
