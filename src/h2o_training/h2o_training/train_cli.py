@@ -167,8 +167,8 @@ def _load_dataset(config: TrainConfig, robot: Robot) -> Dataset | None:
         )
     if config.task is not None and config.task != dataset.task.name:
         raise ContractError(
-            f"the configuration is for task {config.task!r}, {config.dataset} was built for task {dataset.task.name!r}: "
-            "take another configuration, or build the dataset for the other task"
+            f"the configuration is for task {config.task!r}, {config.dataset} is of task {dataset.task.name!r}: take "
+            "another configuration, or build the dataset for the other task"
         )
     return dataset
 
