@@ -30,6 +30,10 @@ from h2o_training.report import TableData
 
 #: Arming, settling and stopping around the time that a script drives, s.
 OVERHEAD_S = 8.0
+#: In which the policy is judged without the driver behind it.
+EPISODES = 10
+#: Training configuration of each task.
+CONFIGS = {"stand": "h2o_plus", "move": "h2o_plus_move"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Settings:
     task: str = "stand"
     drive_s: int = 70
     deploy_s: int = 32
-    config: str = "h2o_plus"
+    config: str = CONFIGS["stand"]
     updates: int | None = None
     seed: int = 0
 
@@ -71,7 +75,7 @@ class Demo:
             Step("Train H2O+ on the dataset and the twin", "trained", self._train),
             Step("Export the policy", "policy.onnx", self._export),
             Step("Deploy the policy through the graph and record it", "deploy", self._deploy),
-            Step("Judge it alone, in lock-step, without the driver's balance", "alone", self._evaluate),
+            Step("Judge it alone, in lock-step, without the driver's balance", "alone/report.html", self._evaluate),
         ]
 
     def run(self) -> None:
@@ -140,9 +144,8 @@ class Demo:
     def _evaluate(self) -> None:
         s = self._settings
         policy = str(self._folder / "policy.onnx")
-        unfinished = self._folder / "alone.unfinished"
-        evaluate([policy, "--robot", s.robot, "--task", s.task, "--episodes", "10", "-o", str(unfinished)])
-        unfinished.rename(self._folder / "alone")
+        folder = str(self._folder / "alone")
+        evaluate([policy, "--robot", s.robot, "--task", s.task, "--episodes", str(EPISODES), "-o", folder])
 
     def _command(self, *words: str) -> None:
         process = _start(words, cwd=self._folder)
@@ -244,16 +247,17 @@ def command(argv: Sequence[str]) -> int:
         epilog="example: h2o-robot demo --robot worn",
     )
     parser.add_argument("--robot", default=default.robot, help="name in config/robots (%(default)s)")
-    parser.add_argument("--task", default=default.task, choices=("stand", "move"), help="what to learn (%(default)s)")
+    parser.add_argument("--task", default=default.task, choices=sorted(CONFIGS), help="what to learn (%(default)s)")
     parser.add_argument("--drive-s", type=int, default=default.drive_s, help="seconds of driving (%(default)s)")
     parser.add_argument("--deploy-s", type=int, default=default.deploy_s, help="seconds of deployment (%(default)s)")
-    parser.add_argument("--config", default=default.config, help="training configuration (%(default)s)")
+    parser.add_argument("--config", default=None, help="training configuration (the task's own)")
     parser.add_argument("--updates", type=int, default=None, help="gradient updates (the configuration's)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of operator and training (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where results go (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if an unfinished demo is there")
     args = parser.parse_args(argv)
-    settings = Settings(args.robot, args.task, args.drive_s, args.deploy_s, args.config, args.updates, args.seed)
+    config = args.config or CONFIGS[args.task]
+    settings = Settings(args.robot, args.task, args.drive_s, args.deploy_s, config, args.updates, args.seed)
     folder = choose_folder(args.folder, settings, args.fresh)
     console = Console()
     console.print(f"Everything goes to {folder}. Ctrl-C stops; the same command goes on from there.", highlight=False)
