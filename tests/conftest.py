@@ -16,6 +16,13 @@ middleware.apply_defaults()
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real-time tests run again, visibly, where the machine itself stood still for longer than the watchdog's 30 ms."""
+    for item in items:
+        if item.get_closest_marker("ros"):
+            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["watchdog", "no telemetry", "no fresh torque"]))
+
+
 @pytest.fixture
 def stand_policy(tmp_path: Path) -> Path:
     """An ONNX policy that stands on the ideal robot: the driver's own gain as a network of one layer."""

@@ -72,12 +72,12 @@ def test_other_peoples_readers_open_the_recorded_bag(bag: Path) -> None:
 
 def test_policy_deployed_through_the_graph_is_in_command(stand_policy: Path, tmp_path: Path) -> None:
     bag = tmp_path / "bag"
-    succeed(
+    said = succeed(
         *("up", "launch/deploy.launch.yaml", "robot:=ideal", f"policy:={stand_policy}", f"bag:={bag}"),
         *("duration_s:=8", "--until", "teleop"),
     )
     summaries = summarise_modes(read_bag(bag), TASKS["stand"])
-    assert summaries["torque"].longest_s > 5.0
+    assert summaries["torque"].longest_s > 5.0, said
     assert summaries["torque"].max_distance_m < 0.3
     assert summaries["balance"].seconds > 1.0
     out = succeed("replay", bag, "--policy", stand_policy, "-o", tmp_path / "replayed")
