@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from h2o_control.config import config_dir
 from h2o_control.contract import get_task
@@ -216,7 +217,7 @@ def _live_line(elapsed_s: float, expected_s: float, said: str) -> Table:
         "  ",
         ProgressBar(total=expected_s, completed=min(elapsed_s, expected_s), width=30),
         f"{elapsed_s:.0f} of about {expected_s:.0f} s",
-        f"[dim]{said[:70]}[/dim]",
+        Text(said, style="dim", no_wrap=True, overflow="ellipsis"),
     )
     return row
 

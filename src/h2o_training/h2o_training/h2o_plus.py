@@ -46,7 +46,7 @@ class H2oPlus(SoftActorCritic):
         losses = {
             "critic": error[:, :n].mean(1).sum() + (weight * error[:, n:]).mean(1).sum(),
             "value": self.value_loss(q_data - self.value(batch.observation[:n])),
-            **self.actor_losses(batch.observation, generator),
+            **self.actor_losses(batch, generator),
         }
         if self.updates % self.h2o.ratio.every == 0:
             size = self.h2o.ratio.batch

@@ -68,7 +68,7 @@ class SoftActorCritic(nn.Module):
         with torch.no_grad():
             target = self.target(batch, self.soft_value(batch.next_observation, generator))
         q = self.critic(batch.observation, batch.action)
-        losses = {"critic": (q - target).square().mean(1).sum(), **self.actor_losses(batch.observation, generator)}
+        losses = {"critic": (q - target).square().mean(1).sum(), **self.actor_losses(batch, generator)}
         return losses, {"value/q": q.detach().mean(), "policy/beta": self.log_beta.detach().exp()}
 
     def soft_value(self, next_observation: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,10 +82,19 @@ class SoftActorCritic(nn.Module):
         target = batch.reward + self.config.discount * batch.proceeds * next_value
         return target.clamp_max(self.value_bound)
 
-    def actor_losses(self, observation: Tensor, generator: torch.Generator) -> Metrics:
-        """Policy loss E[β log π(a|s) − min Q(s, a)] (H2O+ paper Eq. 10) and the temperature's loss."""
-        action, log_prob = self.policy.sample(observation, generator)
-        q = self.critic(observation, action, frozen=True).amin(0)
+    def actor_losses(self, batch: Batch, generator: torch.Generator) -> Metrics:
+        """Policy loss E[β log π(a|s) − min Q(s, a)] (H2O+ paper Eq. 10), the temperature's loss, and smoothness.
+
+        Smoothness is the temporal term of CAPS (arXiv 2012.06644), squared: E[(π(s) − π(s'))²] of the deterministic
+        actions. Over one step of 5 ms the values of two actions differ by less than the critics' error, and the policy
+        would learn that error as chatter between the torque limits.
+        """
+        action, log_prob = self.policy.sample(batch.observation, generator)
+        q = self.critic(batch.observation, action, frozen=True).amin(0)
         policy = (self.log_beta.detach().exp() * log_prob - q).mean()
         temperature = -self.log_beta * (log_prob.detach().mean() + self.target_entropy)
-        return {"policy": policy, "temperature": temperature}
+        losses = {"policy": policy, "temperature": temperature}
+        if self.config.smoothness > 0.0:
+            change = self.policy.act(batch.observation) - self.policy.act(batch.next_observation)
+            losses["smoothness"] = self.config.smoothness * (batch.proceeds * change.square().sum(-1)).mean()
+        return losses

@@ -131,6 +131,8 @@ class TrainConfig:
             twin's initial states where there is none).
         reward: training-only replacement of the task's reward (a deviation from the papers); None keeps it.
         reward_scale: factor on the reward inside the learner.
+        smoothness: weight of the squared change of the normalised action from one state to the next in the policy's
+            loss (CAPS, arXiv 2012.06644; a deviation from the papers); 0 is without.
         x_limit_m, v_limit_mps: training only: beyond these the robot counts as failed (None: the task's own limits).
         optimistic: let Q and V begin at bonus / (1 − γ) instead of about 0, and let no target exceed it: it is what
             standing for ever is worth and the most that any return can be. So the constant need not be learnt by
@@ -158,6 +160,7 @@ class TrainConfig:
     normalise: bool = True
     reward: Reward | None = None
     reward_scale: float = 1.0
+    smoothness: float = 0.0
     x_limit_m: float | None = None
     v_limit_mps: float | None = None
     optimistic: bool = True
