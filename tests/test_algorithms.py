@@ -167,3 +167,18 @@ def test_classifiers_learn_every_nth_update_only():
         a.update(replay(1), replay(2), torch.Generator().manual_seed(0))
         changed.append(any((p != q).any().item() for p, q in zip(before, a.ratio.parameters(), strict=True)))
     assert changed == [True, False, True, False]
+
+
+def test_smoothness_is_the_squared_change_of_the_action_except_across_an_end():
+    config = dataclasses.replace(SAC, smoothness=0.7)
+    a = agent(config)
+    buffer = replay(4)
+    losses, _ = a.losses(None, buffer, torch.Generator().manual_seed(5))
+    batch = buffer.sample(config.batch_simulated, torch.Generator().manual_seed(5))
+    assert 0 < batch.proceeds.sum() < len(batch), "some episodes end and some go on"
+    by_hand = 0.0
+    for i in range(len(batch)):
+        now, then = (math.tanh(a.policy(o[i])[0].item()) for o in (batch.observation, batch.next_observation))
+        by_hand += 0.7 * batch.proceeds[i].item() * (now - then) ** 2 / len(batch)
+    assert losses["smoothness"].item() == pytest.approx(by_hand, rel=1e-4)
+    assert "smoothness" not in agent(SAC).losses(None, buffer, torch.Generator().manual_seed(5))[0]
