@@ -254,3 +254,8 @@ def test_disarm_flag_is_sent_while_disarmed() -> None:
     assert rig.tick is not None
     assert rig.tick.command is not None
     assert rig.tick.command.flags & CommandFlag.DISARM
+
+
+def test_torque_is_cut_to_the_lower_of_both_limits() -> None:
+    for limits, expected in ((Limits(), 3.0), (Limits(torque_nm=0.5), 0.5), (Limits(torque_nm=9.0), 3.0)):
+        assert LockStep(limits=limits).core._command(50.0, 0.0).torque_nm == (expected, expected)

@@ -34,7 +34,7 @@ class Limits:
         tilt_rad, speed_mps, distance_m: beyond these (distance from where it took command) a commander on
             /wheel_torque loses command to the driver's balance, which stops the robot.
         staleness_s: age, in device time, of the last obeyed observation at which the same happens.
-        torque_nm: largest torque of one wheel.
+        torque_nm: largest torque of one wheel; the robot's own limit holds in any case.
         command_timeout_s: a speed command older than this counts as zero.
         arm_rad: |pitch| up to which arming is granted.
         speed_command_mps, yaw_rate_command_radps: largest speed and yaw rate taken from /cmd_vel.
@@ -45,7 +45,7 @@ class Limits:
     speed_mps: float = 1.2
     distance_m: float = 10.0
     staleness_s: float = 0.025
-    torque_nm: float = 3.0
+    torque_nm: float = 1000.0
     command_timeout_s: float = 0.5
     arm_rad: float = 0.2
     speed_command_mps: float = 1.2

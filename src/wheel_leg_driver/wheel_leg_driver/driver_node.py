@@ -43,7 +43,9 @@ PARAMETERS = (
     Parameter("speed_mps", _LIMITS.speed_mps, "speed at which a commander loses command, m/s", 0.1, 5.0),
     Parameter("distance_m", _LIMITS.distance_m, "distance at which a commander loses command, m", 0.1, 1000.0),
     Parameter("staleness_s", _LIMITS.staleness_s, "age of torque at which a commander loses command, s", 0.005, 0.029),
-    Parameter("torque_nm", _LIMITS.torque_nm, "largest torque of one wheel, Nm", 0.0, 100.0),
+    Parameter(
+        "torque_nm", _LIMITS.torque_nm, "largest torque of one wheel, within the robot's own limit, Nm", 0.0, 1000.0
+    ),
     Parameter("command_timeout_s", _LIMITS.command_timeout_s, "age at which /cmd_vel counts as zero, s", 0.05, 5.0),
     Parameter("arm_rad", _LIMITS.arm_rad, "largest pitch at which arming is granted, rad", 0.01, 0.5),
     Parameter("speed_command_mps", _LIMITS.speed_command_mps, "largest speed taken from /cmd_vel, m/s", 0.0, 5.0),
@@ -73,6 +75,8 @@ class DriverNode(LifecycleNode):
         self._running = False
         self._clock_map = ClockMap()
         self._messages = Messages()
+        # The executor's thread has messages of its own: the control thread refills the others meanwhile.
+        self._answers = Messages()
         self._recent: deque[tuple[int, int]] = deque(maxlen=64)
         self._published_mode = ""
         self._telemetry: Telemetry | None = None
@@ -263,7 +267,7 @@ class DriverNode(LifecycleNode):
                 return
             host_ns = time.monotonic_ns() + self._wall_offset_ns
             self._loop_ms.append((host_ns - stamp_ns) * 1e-6)
-        self._command.publish(Messages().fill_command(message.header.stamp, command, topics.TORQUE))
+        self._command.publish(self._answers.fill_command(message.header.stamp, command, topics.TORQUE))
 
     def _request(self, act: Callable[[], None], answer: Trigger.Response) -> Trigger.Response:
         with self._lock:
