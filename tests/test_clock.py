@@ -15,7 +15,7 @@ def test_jitter_of_the_link_does_not_reach_the_stamps() -> None:
     rng = np.random.default_rng(0)
     device = np.arange(2000) * 0.005
     stamps = mapped(device, 100.0 + device + rng.exponential(0.002, 2000))
-    assert np.abs(np.diff(stamps) - 0.005).max() <= 0.005 * 0.0101
+    assert np.abs(np.diff(stamps) - 0.005).max() <= 0.005 * 0.0501
     assert np.abs(stamps[400:] - (100.0 + device[400:])).max() < 0.001
 
 
@@ -29,8 +29,9 @@ def test_a_host_that_stalled_gets_even_stamps_and_is_caught_up_with() -> None:
     device = np.arange(2000) * 0.005
     host = 10.0 + device + np.where(device > 4.0, 0.03, 0.0)
     stamps = mapped(device, host)
-    assert np.diff(stamps).max() < 0.0052
-    assert abs(stamps[-1] - host[-1]) < 0.002
+    assert np.diff(stamps).max() <= 0.005 * 1.0501
+    later = device > 5.2
+    assert np.abs(stamps[later] - host[later]).max() < 0.001
 
 
 def test_a_restarted_device_starts_anew() -> None:

@@ -19,6 +19,8 @@ from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 
 #: Speed commands are repeated this often; the driver forgets one after half a second.
 TICK_S = 0.05
+#: What was refused is not asked for again before this.
+RETRY_S = 0.5
 
 
 class OperatorNode(Node):
@@ -33,6 +35,7 @@ class OperatorNode(Node):
         self.odom = Odometry()
         self.refusal = ""
         self._pending: Future[Any] | None = None
+        self._retry_at_s = 0.0
         self._created_s = time.monotonic()
         self._speed = self.create_publisher(TwistStamped, topics.CMD_VEL, STREAM_QOS)
         self.arm = self.create_client(Trigger, topics.ARM)
@@ -74,7 +77,8 @@ class OperatorNode(Node):
             on: the value of a SetBool request.
             urgent: do not wait for an earlier call to be answered.
         """
-        if self._pending is not None and not self._pending.done() and not urgent:
+        busy = self._pending is not None and not self._pending.done()
+        if not urgent and (busy or time.monotonic() < self._retry_at_s):
             return
         if not client.service_is_ready():
             if time.monotonic() - self._created_s > 10.0:
@@ -89,4 +93,5 @@ class OperatorNode(Node):
         self.refusal = ""
         if answer is not None and not answer.success:
             self.refusal = answer.message
+            self._retry_at_s = time.monotonic() + RETRY_S
             self.get_logger().warning(f"refused: {answer.message}", throttle_duration_sec=2.0)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 #: Length of a window in which the least delayed frame counts, s of device time.
-WINDOW_S = 1.0
-#: How fast the mapping may be corrected, s a second: stamps of neighbouring frames stay within 1 % of the true step.
-SLEW = 0.01
+WINDOW_S = 0.25
+#: How fast the mapping may be corrected, s a second: stamps of neighbouring frames stay within 5 % of the true step,
+#: and a clock that has fallen behind by 30 ms is followed within a second.
+SLEW = 0.05
 
 
 class ClockMap:
