@@ -12,9 +12,9 @@ from lockstep import LockStep
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.core import Exploration, Limits, RefusedError, Tick
 from wheel_leg_driver.protocol import CommandFlag
-from wheel_leg_driver.robot import list_robots
+from wheel_leg_driver.robot import load_robot
 
-ROBOTS = [robot.name for robot in list_robots(config_dir() / "robots") if robot.plant is not None]
+ROBOTS = [path.stem for path in sorted((config_dir() / "robots").glob("*.yaml")) if load_robot(str(path)).plant]
 
 
 @pytest.mark.parametrize("robot", ROBOTS)

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rclpy
 from sensor_msgs.msg import JointState
 
 from graph import Nodes, Probe, graph
 from h2o_control import topics
 from h2o_control.node_tools import STREAM_QOS
+from wheel_leg_driver.driver_node import DriverNode
 
 pytestmark = pytest.mark.ros
 
@@ -101,6 +104,34 @@ def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Prob
     probe.wait(lambda: "disarmed: start" in probe.modes, "a new driver")
     probe.spin(1.0)
     assert probe.mode == topics.DISARMED, "a driver never arms by itself, not after a restart either"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(tmp_path)
+    link = tmp_path / "tty"
+    nodes.start("emulator", "--robot", "worn", "--link", str(link))
+    parameters = {"robot": "worn", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
+    rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
+    node = DriverNode()
+    try:
+
+        def fail(_: object) -> None:
+            raise ZeroDivisionError("as a test")
+
+        monkeypatch.setattr(node._core, "on_telemetry", fail)
+        deadline = time.monotonic() + 10.0
+        while not node.finished:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert node.exit_code == 70
+        assert node._core is not None
+        assert (node._core.mode, node._core.reason) == (topics.DISARMED, "internal error: ZeroDivisionError: as a test")
+    finally:
+        node.make_safe()
+        node.destroy_node()
+        rclpy.try_shutdown()
+        nodes.stop()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 
+from h2o_control.config import config_dir
+from h2o_control.errors import ConfigError
 from wheel_leg_driver.firmware import WATCHDOG_US, Firmware
 from wheel_leg_driver.plant import make_plant
 from wheel_leg_driver.protocol import (
@@ -124,3 +127,20 @@ def test_fallen_robot_is_picked_up_a_second_after_disarming(firmware: Firmware) 
     for _ in range(3):
         send(firmware, flags=CommandFlag.DISARM)
     assert plant.truth()[2] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_balance_that_cannot_work_and_a_rate_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    text = (config_dir() / "robots" / "worn.yaml").read_text()
+    for old, new, named in (
+        ("torque_factor: 0.75}", "torque_factor: 0}", "torque_factor must be positive"),
+        ("dead_zone_width_nm: 0.1", "dead_zone_width_nm: 0", "dead_zone_width_nm must be positive"),
+        ("name: worn", "name: lab/worn", "slash"),
+    ):
+        path = tmp_path / "robot.yaml"
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=named):
+            load_robot(str(path))
+    path.write_text(text.replace("rate_hz: 200", "rate_hz: 300"))
+    robot = load_robot(str(path))
+    with pytest.raises(ConfigError, match="rate_hz 300"):
+        Firmware(robot, make_plant(robot, 0))

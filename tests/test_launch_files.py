@@ -74,7 +74,12 @@ def test_the_robot_is_emulated_unless_a_port_is_given(name: str) -> None:
     assert emulated["driver"].parameters["port"] == link
     assert real["driver"].parameters["port"] == "/dev/ttyACM0"
     assert set(emulated) - set(real) == {"emulator"}
-    assert all(real[other] == emulated[other] for other in set(real) - {"driver"})
+    assert all(real[other] == emulated[other] for other in set(real) - {"driver", "teleop"})
+    if name != "robot":
+        # Nobody picks a real robot up and arms it again but a person.
+        falls = [case["teleop"].parameters.pop("max_falls") for case in (emulated, real)]
+        assert falls == [20, 0]
+        assert emulated["teleop"] == real["teleop"]
 
 
 def test_emulator_gets_the_robot_and_the_seed_in_one_word_each() -> None:

@@ -15,8 +15,9 @@ import pytest
 from bag_tools import START_NS, STEP_NS, joint_torques, odometry, text
 from h2o_control import topics
 from h2o_control.bag_reader import read_bag
+from h2o_control.bag_writer import BagWriter
 from h2o_control.contract import Interface
-from h2o_control.errors import DataError
+from h2o_control.errors import DataError, UserError
 from h2o_control.recorder import GRACE_NS, Recorder
 
 NAMES = {name: f"/robot1/{name}" for name in topics.TYPES}
@@ -220,4 +221,10 @@ def test_the_node_refuses_wrong_parameters_with_exit_status_2(
 def test_a_bag_in_which_nothing_was_recorded_leaves_its_name_free(tmp_path: Path) -> None:
     names = {name: f"/{name}" for name in topics.TYPES}
     Recorder(tmp_path / "bag", names, auto_start=True, label="", log=print).close()
+    assert not (tmp_path / "bag").exists()
+
+
+def test_a_disk_that_is_full_is_found_before_anything_moves(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="disk full: 1 MiB left"):
+        BagWriter(tmp_path / "bag", {"/odom": "nav_msgs/msg/Odometry"}, free_bytes=lambda _: 2**20)
     assert not (tmp_path / "bag").exists()

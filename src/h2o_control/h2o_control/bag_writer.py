@@ -98,6 +98,11 @@ class BagWriter:
         self.episodes: list[EpisodeInfo] = []
         self.episode: EpisodeInfo | None = None
         self._free_bytes = free_bytes or _free_bytes
+        try:
+            self._check_space()
+        except BagWriteError:
+            self.close()
+            raise
 
     def start_episode(self, label: str = "") -> EpisodeInfo:
         """Open the next file `<bag>_<k>.mcap`; a running episode is ended first."""

@@ -46,6 +46,8 @@ class KeyboardNode(OperatorNode):
         if key == " ":
             self.v_mps = self.yaw_radps = 0.0
             self.call(self.estop, urgent=True)
+        elif key in ARROWS.values() and self.mode != topics.BALANCE:
+            self.refusal = "arrows drive while the driver balances: arm first"
         elif key in ("up", "down"):
             step = SPEED_STEP_MPS if key == "up" else -SPEED_STEP_MPS
             self.v_mps = max(-SPEED_MAX_MPS, min(SPEED_MAX_MPS, round(self.v_mps + step, 3)))
@@ -66,6 +68,12 @@ class KeyboardNode(OperatorNode):
             self.call(self._stop)
         elif key in ("q", "\x03"):
             self.quit = True
+
+    def tick(self) -> None:
+        """Repeat the speed command; whenever the driver does not balance, it goes back to zero."""
+        if self.mode != topics.BALANCE:
+            self.v_mps = self.yaw_radps = 0.0
+        self.drive(self.v_mps, self.yaw_radps)
 
     def screen(self) -> Table:
         """Return what the operator sees."""
@@ -121,7 +129,7 @@ def command(argv: Sequence[str]) -> int:
         node = KeyboardNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        node.create_timer(TICK_S, lambda: node.drive(node.v_mps, node.yaw_radps))
+        node.create_timer(TICK_S, node.tick)
         with single_keys(), Live(node.screen(), console=Console(), auto_refresh=False) as live:
             while rclpy.ok() and not node.quit:
                 executor.spin_once(timeout_sec=TICK_S / 2)

@@ -43,6 +43,7 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
+        self.exit_code = 0
         declare(self, PARAMETERS)
         if not value(self, "bag"):
             raise ConfigError("parameter 'bag' is not set: give the bag directory to create, e.g. -p bag:=bags/walk")
@@ -80,6 +81,8 @@ class RecorderNode(Node):
             action()
         except UserError as error:
             self.get_logger().error(str(error))
+            # Control goes on, but whoever started this recording must learn that it is not whole.
+            self.exit_code = 1
             return str(error)
         return ""
 

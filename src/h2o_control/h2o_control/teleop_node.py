@@ -16,12 +16,11 @@ PARAMETERS = (
     Parameter("operator", "script", "script drives for data, deploy runs a policy"),
     Parameter("duration_s", 90.0, "how long to drive, or to leave the policy in command, s", 1.0, 36000.0),
     Parameter("seed", 0, "of the script"),
+    Parameter("max_falls", 0, "after how many falls the robot is still picked up and armed again", 0, 1000),
     Parameter("settle_s", 2.0, "how long the driver balances before anything else happens, s", 0.2, 60.0),
 )
 #: How long the operator takes to pick up a fallen robot and hold it upright.
 PICK_UP_S = 2.0
-#: A robot that falls more often than this has something wrong with it.
-MAX_FALLS = 20
 
 
 class TeleopNode(OperatorNode):
@@ -38,6 +37,7 @@ class TeleopNode(OperatorNode):
         self._duration_s = float(value(self, "duration_s"))
         self._settle_s = float(value(self, "settle_s"))
         self._script = ScriptedOperator(int(value(self, "seed")))
+        self._max_falls = int(value(self, "max_falls"))
         self._driven_s = 0.0
         self._handed_over = False
         self.create_timer(TICK_S, self._tick)
@@ -46,8 +46,11 @@ class TeleopNode(OperatorNode):
         if self._kind == "deploy" and self._handed_over:
             # The time that the driver's own balance has to help out counts too.
             self._driven_s += TICK_S
-        if self.falls > MAX_FALLS and not self.exit_code:
-            self.get_logger().error(f"{self.falls} falls in {self._driven_s:.0f} s of driving: giving up")
+        if self.falls > self._max_falls and not self.exit_code:
+            self.get_logger().error(
+                f"fallen or stopped {self.falls} times in {self._driven_s:.0f} s ({self.reason}): not armed again, "
+                "max_falls says how often that is done"
+            )
             self.exit_code = 1
         if self._driven_s >= self._duration_s or self.exit_code:
             self._finish()

@@ -106,7 +106,7 @@ def command(argv: Sequence[str]) -> int:
         prog="h2o-robot up",
         description="Start the nodes of a launch file, for machines without ROS's own launch. It ends when every node "
         "has ended, when one of them fails, or on Ctrl-C, and leaves no node running.",
-        epilog="example: h2o-robot up launch/collect.launch.yaml robot:=worn duration_s:=90 --until teleop",
+        epilog="example: h2o-robot up launch/collect.launch.yaml bag:=bags/monday duration_s:=90 --until teleop",
     )
     parser.add_argument("file", type=Path, help="launch file in YAML")
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="launch arguments")

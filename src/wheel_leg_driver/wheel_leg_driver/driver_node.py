@@ -178,35 +178,48 @@ class DriverNode(LifecycleNode):
     # The control thread: everything between a telemetry frame and the command that answers it.
 
     def _control(self) -> None:
+        """Run the loop; whatever ends it unasked ends the node, and the firmware is told to disarm."""
+        try:
+            self._loop()
+        except PortError as error:
+            self._give_up(f"link lost: {error}", 1)
+        except Exception as error:
+            # A thread that dies in silence would leave a robot that the rest of the node believes to be balanced.
+            self._give_up(f"internal error: {type(error).__name__}: {error}", 70)
+            raise
+
+    def _give_up(self, reason: str, exit_code: int) -> None:
+        assert self._core is not None
+        self.get_logger().fatal(f"{reason}; stopping")
+        with self._lock:
+            self._core.disarm(reason)
+        self._publish_mode()
+        self.exit_code, self.finished = exit_code, True
+
+    def _loop(self) -> None:
         assert self._link is not None and self._core is not None
         heard_s = time.monotonic()
         silent = False
-        try:
-            # Whatever an earlier driver left behind is disarmed before anything else; it also starts lock-step.
-            with self._lock:
-                self._link.send(self._core.zero())
-            while self._running:
-                frames = self._link.receive()
-                now = time.monotonic()
-                if frames:
-                    heard_s, silent = now, False
-                    self._skipped += len(frames) - 1
-                    for frame in frames[:-1]:
-                        self._tick(frame, now, newest=False)
-                    self._tick(frames[-1], now, newest=True)
-                elif now - heard_s > SILENCE_S and not silent:
-                    silent = True
-                    self.get_logger().error(f"no telemetry for {now - heard_s:.2f} s")
-                    with self._lock:
-                        if self._core is not None and self._core.mode != topics.DISARMED:
-                            self._core.latch("no telemetry")
-                    self._publish_mode()
-        except PortError as error:
-            self.get_logger().error(f"{error}; stopping")
-            if self._core is not None:
-                self._core.disarm(f"link lost: {error}")
-            self._publish_mode()
-            self.exit_code, self.finished = 1, True
+        # Whatever an earlier driver left behind is disarmed before anything else; it also starts lock-step.
+        with self._lock:
+            self._link.send(self._core.zero())
+        while self._running:
+            frames = self._link.receive()
+            now = time.monotonic()
+            if frames:
+                heard_s, silent = now, False
+                self._skipped += len(frames) - 1
+                for frame in frames[:-1]:
+                    self._tick(frame, now, newest=False)
+                self._tick(frames[-1], now, newest=True)
+            elif now - heard_s > SILENCE_S and not silent:
+                silent = True
+                why = f"; last dropped frame: {self._link.last_error}" if self._link.frame_errors else ""
+                self.get_logger().error(f"no telemetry for {now - heard_s:.2f} s{why}")
+                with self._lock:
+                    if self._core.mode != topics.DISARMED:
+                        self._core.latch("no telemetry")
+                self._publish_mode()
 
     def _tick(self, telemetry: Telemetry, arrived_s: float, newest: bool) -> None:
         assert self._core is not None and self._link is not None
@@ -293,6 +306,7 @@ class DriverNode(LifecycleNode):
             "reason": core.reason,
             "telemetry rate (Hz)": f"{frames / 0.5:.0f}",
             "frame errors": str(self._link.frame_errors if self._link else 0),
+            "last frame error": self._link.last_error if self._link else "",
             "frames skipped": str(self._skipped),
             "commands dropped": str(self._link.dropped_commands if self._link else 0),
             "sensor to command, median (ms)": f"{loop[len(loop) // 2]:.2f}" if loop else "nan",

@@ -104,7 +104,10 @@ def pseudo_terminal(link: str) -> Iterator[int]:
     path = Path(link)
     if path.exists() and not path.is_symlink():
         raise UserError(f"{link} exists and is no emulator's link: remove it, or choose another --link")
-    lock = open(f"{link}.lock", "w")  # noqa: SIM115 - held for as long as the emulator runs
+    try:
+        lock = open(f"{link}.lock", "w")  # noqa: SIM115 - held for as long as the emulator runs
+    except OSError as error:
+        raise UserError(f"cannot put a link at {link}: {error.strerror}; choose another --link") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -138,6 +141,8 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--lockstep", action="store_true", help="device time advances only with the client's frames")
     parser.add_argument("--priority", type=int, default=0, help="real-time priority, 0 for none (%(default)s)")
     args = parser.parse_args(argv)
+    if args.seed < 0 or not 0 <= args.priority <= 99:
+        raise UserError("--seed must not be negative and --priority lies between 0 and 99")
     robot = load_robot(args.robot)
     firmware = Firmware(robot, make_plant(robot, args.seed))
     with pseudo_terminal(args.link) as master:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from h2o_control.errors import ConfigError
 from wheel_leg_driver.plant import Plant
 from wheel_leg_driver.protocol import (
     Command,
@@ -42,7 +43,10 @@ class Firmware:
         self._robot, self._plant = robot, plant
         self._period_us = round(1e6 / robot.interface.rate_hz)
         if self._period_us < SUBSTEP_US or self._period_us % SUBSTEP_US:
-            raise ValueError(f"a control step of {self._period_us} µs is not a multiple of {SUBSTEP_US} µs")
+            raise ConfigError(
+                f"robot {robot.name!r}: rate_hz {robot.interface.rate_hz:g} is a step of {self._period_us} µs, but the "
+                f"emulated motor loop runs every {SUBSTEP_US} µs; use 1000, 500, 250, 200, 125 or 100"
+            )
         self._reader = FrameReader()
         self.device_time_us = 0
         self._sequence = 0

@@ -7,12 +7,10 @@ Read from config/robots/*.yaml. The driver needs interface, body and balance; on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from h2o_control.config import find_config, from_mapping, load_yaml
 from h2o_control.contract import Interface
-from h2o_control.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,6 @@ class Body:
         track_width_m: between the wheels' contact points.
         thigh_length_m, shin_length_m: leg links.
         thigh_rad, shin_rad: standing posture (hip and knee angle) held by the leg servos.
-        sit_thigh_rad, sit_shin_rad: the sitting posture.
     """
 
     body_mass_kg: float
@@ -45,8 +42,6 @@ class Body:
     shin_length_m: float = 0.234
     thigh_rad: float = 1.062
     shin_rad: float = -1.527
-    sit_thigh_rad: float = 1.4
-    sit_shin_rad: float = -2.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -90,6 +85,14 @@ class Balance:
     r_tau: float = 0.5
     trim_time_s: float = 6.0
 
+    def __post_init__(self) -> None:
+        for name in ("dead_zone_width_nm", "torque_factor", "q_theta", "r_tau", "trim_time_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("dead_zone_nm", "q_x", "q_v", "q_theta_dot"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class PlantSpec:
@@ -110,16 +113,12 @@ class Robot:
     balance: Balance = Balance()
     plant: PlantSpec | None = None
 
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ValueError(f"name {self.name!r} must not be empty or hold a slash: files are named after it")
+
 
 def load_robot(name_or_path: str) -> Robot:
     """Load `config/robots/<name>.yaml` or a path; raises ConfigError naming the file, the key and what is valid."""
     path = find_config("robots", name_or_path)
     return from_mapping(Robot, load_yaml(path), str(path))
-
-
-def list_robots(folder: Path) -> list[Robot]:
-    """Load every robot description in a folder, sorted by file name."""
-    robots = [load_robot(str(path)) for path in sorted(folder.glob("*.yaml"))]
-    if not robots:
-        raise ConfigError(f"no robot descriptions (*.yaml) in {folder}")
-    return robots
