@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import types
 import typing
@@ -37,7 +38,8 @@ def from_mapping(cls: type[T], data: Any, where: str = "config") -> T:
         where: what the data is called in error messages, e.g. the file's name.
 
     Raises:
-        ConfigError: unknown key (names the nearest valid one), missing key, or a value of a wrong type.
+        ConfigError: unknown key (names the nearest valid one), missing key, a value of a wrong type, a number that is
+            not finite or an integer beyond 64 bits.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected a mapping of keys to values, got {data!r}")
@@ -94,12 +96,30 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _finite(value, where)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where} must fit into 64 bits, got {_short(value)}")
         return value
     if hint in (bool, str) and isinstance(value, hint):
         return value
     raise ConfigError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _finite(value: Any, where: str) -> float:
+    # No comparison with NaN is true, so that a range check written the other way round would let it pass.
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{where} must be a finite number, got {_short(value)}")
+    return number
+
+
+def _short(value: Any) -> str:
+    # Python refuses to write out integers of thousands of digits.
+    return repr(value) if isinstance(value, float) or value.bit_length() < 128 else f"one of {value.bit_length()} bits"
 
 
 def to_mapping(value: Any) -> Any:
