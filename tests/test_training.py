@@ -19,10 +19,12 @@ import torch
 
 from h2o_control import cli
 from h2o_control.contract import PolicyContract, get_task
+from h2o_control.errors import ConfigError
 from h2o_control.policy import Policy as DeployedPolicy
 from h2o_training.dataset import Dataset
 from h2o_training.export import restore_policy
 from h2o_training.run_dir import RunDirectory
+from h2o_training.train_cli import _stop_on_signal
 from h2o_training.train_config import load_train_config
 from h2o_training.trainer import Trainer, TrainingDivergedError
 from h2o_training.twin import TwinConfig, make_twin
@@ -251,6 +253,72 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, data):
     done = RunDirectory(run).load_checkpoint()["updates"]
     assert done > 0
     assert train("--resume", run, f"updates={done + 20}") == 0
+
+
+def test_second_ctrl_c_and_sigterm_do_not_cost_the_checkpoint_but_a_third_ctrl_c_stops_at_once():
+    with _stop_on_signal() as stopped:
+        assert not stopped()
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+IMPOSSIBLE = [
+    *("smoothness=-1", "time_limit_s=0", "x_limit_m=0", "v_limit_mps=-1", "policy_average=1", "policy_average=-0.1"),
+    *("policy_layers=[]", "critic_layers=[64,0]", "policy_layers=[1000000]", "batch_real=0", "batch_real=100001"),
+    *("batch_simulated=0", "seed=-1", "updates=0", "learning_rate=0", "reward_scale=0", "reward_scale=.inf"),
+    *("discount=1", "discount=0", "polyak=0", "polyak=1.1", "log.every=0", "log.evaluate_every=0", "log.evaluate_s=0"),
+    *("log.checkpoint_every=-1", "collect.episode_s=0", "collect.episode_s=1e9", "collect.steps=0"),
+    *("h2o.value_layers=[]", "h2o.ratio.noise_std=-1", "h2o.ratio.logit_bound=0", "h2o.ratio.every=0"),
+    *("h2o.ratio.batch=0", "h2o.ratio.clip_max=0", "h2o.ratio.clip_min=2", "h2o.ratio.layers=[-1]"),
+    *("twin.num_envs=0", "twin.torque_factor=0", "smoothness=.nan", f"seed={2**63}"),
+]
+
+
+@pytest.mark.parametrize("override", IMPOSSIBLE)
+def test_impossible_value_is_refused_by_the_name_of_its_key(override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError) as caught:
+        load_train_config("h2o_plus", [override])
+    *groups, name = key.split(".")
+    assert name in str(caught.value)
+    assert not groups or groups[-1] in str(caught.value).split(":", 1)[1]
+    assert "must" in str(caught.value)
+
+
+def test_episode_shorter_than_a_control_step_is_refused(tmp_path, capsys):
+    assert train("sac", "collect.episode_s=0.004", f"run={tmp_path / 'run'}") == 2
+    assert "collect.episode_s must be at least one control step of robot 'ideal', 0.005 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "not JSON"),
+        ("[]", "format 1"),
+        ('{"format": 1}', "no config, interface, task, provenance"),
+        ('{"format": 1, "config": {}, "interface": {}, "task": {}, "provenance": 3}', "provenance"),
+    ],
+)
+def test_damaged_run_json_is_status_2(tmp_path, capsys, content, word):
+    (tmp_path / "run.json").write_text(content)
+    assert train("--resume", tmp_path) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_resume_without_the_dataset_says_how_to_name_its_new_place(tmp_path, data, capsys):
+    moved, run = tmp_path / "moved.h5", tmp_path / "run"
+    moved.write_bytes(data.read_bytes())
+    assert train("h2o_plus", f"dataset={moved}", "robot=worn", *QUICK_H2O, "updates=20", f"run={run}") == 0
+    moved.unlink()
+    capsys.readouterr()
+    assert train("--resume", run, "updates=40") == 2
+    error = capsys.readouterr().err
+    assert str(moved) in error
+    assert "dataset=PATH" in error
+    assert train("--resume", run, "updates=40", f"dataset={data}") == 0
 
 
 @pytest.mark.parametrize("name", ["h2o_plus", "h2o_plus_move", "h2o_plus_paper", "sac"])

@@ -96,7 +96,8 @@ class RunDirectory:
         """Read run.json.
 
         Raises:
-            DataError: the folder is no run, or one of another version.
+            DataError: the folder is no run, one of another version, or run.json is damaged.
+            ConfigError: a value in it cannot be.
         """
         path = self.path / RUN
         try:
@@ -107,6 +108,10 @@ class RunDirectory:
             raise DataError(f"{path} is not JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{path} is not a run that this version reads (format {FORMAT})")
+        missing = [key for key in ("config", "interface", "task", "provenance") if key not in content]
+        if missing or not isinstance(content["provenance"], dict):
+            what = f"no {', '.join(missing)} in it" if missing else "its provenance is no mapping"
+            raise DataError(f"{path} is damaged: {what}; start the run anew in another folder")
         contract = PolicyContract(
             from_mapping(Interface, content["interface"], f"{path}: interface"),
             from_mapping(Task, content["task"], f"{path}: task"),

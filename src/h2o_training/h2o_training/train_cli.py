@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from h2o_control.config import apply_overrides, from_mapping, to_mapping
 from h2o_control.contract import PolicyContract, get_task
-from h2o_control.errors import ConfigError, ContractError, UserError
+from h2o_control.errors import ConfigError, ContractError, DataError, UserError
 from h2o_control.provenance import files_sha256, now_utc, software
 from h2o_training import run_dir
 from h2o_training.dataset import Dataset
@@ -28,6 +28,8 @@ from wheel_leg_driver.robot import Robot, load_robot
 
 #: What a resumed run may change: how long it goes on, and what it logs. Anything else would be another run.
 RESUMABLE = ("updates", "time_limit_s", "log", "dataset")
+#: The first asks for a checkpoint and the end, the second changes nothing, this one gives the checkpoint up.
+CTRL_C_TO_ABORT = 3
 
 
 def command(argv: Sequence[str]) -> int:
@@ -53,6 +55,7 @@ def command(argv: Sequence[str]) -> int:
     config = info.config if info is not None else load_train_config(args.config, overrides)
     _prepare_torch(config.device)
     robot = load_robot(config.robot)
+    _require_a_control_step(config, robot)
     dataset = _load_dataset(config, robot)
     contract = info.contract if info is not None else _contract(config, robot, dataset)
     trainer = Trainer(config, robot, contract, dataset)
@@ -118,19 +121,22 @@ def _progress_bar(console: Console) -> Progress:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a callable that answers whether Ctrl-C (or SIGTERM) has come; a second Ctrl-C is the usual, immediate one.
+    """Yield a callable that answers whether Ctrl-C (or SIGTERM) has come; a third Ctrl-C stops at once.
 
-    A round of updates must not be cut in the middle, or the checkpoint would not be a state of the run.
+    A round of updates must not be cut in the middle, or the checkpoint would not be a state of the run. An impatient
+    second Ctrl-C, or a supervisor's SIGTERM after it, must not cost the checkpoint either.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in numbers}
     seen = False
+    interrupts = 0
 
-    def remember(_number: int, _frame: object) -> None:
-        nonlocal seen
+    def remember(number: int, _frame: object) -> None:
+        nonlocal seen, interrupts
         seen = True
-        for number in numbers:
-            signal.signal(number, previous[number])
+        interrupts += number == signal.SIGINT
+        if interrupts == CTRL_C_TO_ABORT:
+            raise KeyboardInterrupt
 
     for number in numbers:
         signal.signal(number, remember)
@@ -150,6 +156,16 @@ def _prepare_torch(device: str) -> None:
     # One thread a process: at these sizes two threads beside a busy neighbour run several times slower than one.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+
+
+def _require_a_control_step(config: TrainConfig, robot: Robot) -> None:
+    """Raise where an episode or an evaluation would be over before the robot's first control step."""
+    for name, seconds in (("collect.episode_s", config.collect.episode_s), ("log.evaluate_s", config.log.evaluate_s)):
+        if seconds < robot.interface.dt_s:
+            raise ConfigError(
+                f"{name} must be at least one control step of robot {robot.name!r}, {robot.interface.dt_s:g} s, "
+                f"got {seconds:g}"
+            )
 
 
 def _load_dataset(config: TrainConfig, robot: Robot) -> Dataset | None:
@@ -217,6 +233,11 @@ def _reopen(run: str, overrides: list[str]) -> tuple[RunDirectory, RunInfo]:
         if key not in RESUMABLE:
             raise ConfigError(f"{override!r} would make it another run; a resumed one takes {', '.join(RESUMABLE)}")
     config = from_mapping(TrainConfig, apply_overrides(to_mapping(info.config), overrides), run)
+    if config.dataset is not None and not Path(config.dataset).is_file():
+        raise DataError(
+            f"no such file: {config.dataset}, the dataset of {run}. Say where it is now: "
+            f"h2o-robot train --resume {run} dataset=PATH"
+        )
     return directory, dataclasses.replace(info, config=config)
 
 

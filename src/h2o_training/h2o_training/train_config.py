@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +13,27 @@ from h2o_control.config import apply_overrides, find_config, from_mapping, load_
 from h2o_control.contract import Reward, Task
 from h2o_control.errors import ConfigError
 from h2o_training.twin import TwinConfig
+
+#: Beyond these a value is a slip of the finger, found out here rather than by an allocation that fails.
+LARGEST_BATCH, WIDEST_LAYER, LONGEST_EPISODE_S = 100_000, 10_000, 3600.0
+
+
+def _require(valid: bool, name: str, rule: str, value: object) -> None:
+    if not valid:
+        raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def _require_layers(name: str, layers: tuple[int, ...]) -> None:
+    valid = len(layers) > 0 and all(1 <= width <= WIDEST_LAYER for width in layers)
+    _require(valid, name, f"list at least one layer, each of 1 to {WIDEST_LAYER} units", list(layers))
+
+
+def _require_batch(name: str, batch: int) -> None:
+    _require(1 <= batch <= LARGEST_BATCH, name, f"lie in 1 to {LARGEST_BATCH}", batch)
+
+
+def _require_positive(name: str, value: float) -> None:
+    _require(0.0 < value < math.inf, name, "be positive and finite", value)
 
 
 @dataclass(frozen=True)
@@ -39,10 +61,14 @@ class RatioConfig:
     clip_max: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.every < 1:
-            raise ValueError("ratio.batch and ratio.every must be at least 1")
-        if not 0.0 < self.clip_min < self.clip_max:
-            raise ValueError(f"ratio.clip_min {self.clip_min} must lie between 0 and ratio.clip_max {self.clip_max}")
+        _require_layers("ratio.layers", self.layers)
+        _require_batch("ratio.batch", self.batch)
+        _require(self.every >= 1, "ratio.every", "be at least 1", self.every)
+        _require(0.0 <= self.noise_std < math.inf, "ratio.noise_std", "be 0 or more and finite", self.noise_std)
+        _require_positive("ratio.logit_bound", self.logit_bound)
+        _require_positive("ratio.clip_max", self.clip_max)
+        valid = 0.0 < self.clip_min < self.clip_max
+        _require(valid, "ratio.clip_min", f"lie between 0 and ratio.clip_max ({self.clip_max})", self.clip_min)
 
 
 @dataclass(frozen=True)
@@ -64,10 +90,9 @@ class H2oPlusConfig:
     ratio: RatioConfig = field(default_factory=RatioConfig)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.lambda_v <= 1.0:
-            raise ValueError(f"h2o.lambda_v must lie in [0, 1], got {self.lambda_v}")
-        if not 0.0 < self.expectile < 1.0:
-            raise ValueError(f"h2o.expectile must lie in (0, 1), got {self.expectile}")
+        _require(0.0 <= self.lambda_v <= 1.0, "h2o.lambda_v", "lie in [0, 1]", self.lambda_v)
+        _require(0.0 < self.expectile < 1.0, "h2o.expectile", "lie in (0, 1)", self.expectile)
+        _require_layers("h2o.value_layers", self.value_layers)
 
 
 @dataclass(frozen=True)
@@ -86,8 +111,10 @@ class CollectConfig:
     replay_capacity: int = 100_000
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.updates, self.replay_capacity) < 1 or self.episode_s <= 0:
-            raise ValueError("collect.steps, updates, replay_capacity and episode_s must be positive")
+        for name in ("steps", "updates", "replay_capacity"):
+            _require(getattr(self, name) >= 1, f"collect.{name}", "be at least 1", getattr(self, name))
+        valid = 0.0 < self.episode_s <= LONGEST_EPISODE_S
+        _require(valid, "collect.episode_s", f"be positive and at most {LONGEST_EPISODE_S:g}", self.episode_s)
 
 
 @dataclass(frozen=True)
@@ -104,6 +131,12 @@ class LogConfig:
     evaluate_every: int = 10_000
     evaluate_s: float = 10.0
     checkpoint_every: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("every", "evaluate_every", "checkpoint_every"):
+            _require(getattr(self, name) >= 1, f"log.{name}", "be at least 1", getattr(self, name))
+        valid = 0.0 < self.evaluate_s <= LONGEST_EPISODE_S
+        _require(valid, "log.evaluate_s", f"be positive and at most {LONGEST_EPISODE_S:g}", self.evaluate_s)
 
 
 @dataclass(frozen=True)
@@ -170,20 +203,29 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        if self.algorithm == "h2o_plus" and (self.h2o is None or self.batch_real < 1):
-            raise ValueError("algorithm h2o_plus needs the group h2o and batch_real of at least 1")
+        if self.algorithm == "h2o_plus" and self.h2o is None:
+            raise ValueError("algorithm h2o_plus needs the group h2o")
         if self.algorithm == "sac" and (self.h2o is not None or self.batch_real != 0):
             raise ValueError("algorithm sac learns in the twin alone: leave out the group h2o and set batch_real to 0")
         if self.algorithm == "sac" and self.dataset is not None:
             raise ValueError("algorithm sac takes no dataset; give task=stand or task=move")
-        if self.optimistic and not self.discount < 1.0:
-            raise ValueError("optimistic values need a discount below 1")
-        for name in ("updates", "batch_simulated", "learning_rate", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("discount", "polyak", "policy_average"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.algorithm == "h2o_plus":
+            _require_batch("batch_real", self.batch_real)
+        _require_batch("batch_simulated", self.batch_simulated)
+        _require_layers("policy_layers", self.policy_layers)
+        _require_layers("critic_layers", self.critic_layers)
+        _require(0 <= self.seed < 2**63, "seed", "lie in 0 to 2**63 - 1", self.seed)
+        _require(self.updates >= 1, "updates", "be at least 1", self.updates)
+        for name in ("learning_rate", "reward_scale"):
+            _require_positive(name, getattr(self, name))
+        for name in ("time_limit_s", "x_limit_m", "v_limit_mps"):
+            value = getattr(self, name)
+            _require(value is None or 0.0 < value < math.inf, name, "be positive and finite, or null for none", value)
+        _require(0.0 < self.discount < 1.0, "discount", "lie in (0, 1)", self.discount)
+        _require(0.0 < self.polyak <= 1.0, "polyak", "lie in (0, 1]", self.polyak)
+        # An average of decay 1 would keep the initial weights for ever.
+        _require(0.0 <= self.policy_average < 1.0, "policy_average", "lie in [0, 1)", self.policy_average)
+        _require(0.0 <= self.smoothness < math.inf, "smoothness", "be 0 or more and finite", self.smoothness)
 
 
 def learned_task(config: TrainConfig, task: Task) -> Task:
