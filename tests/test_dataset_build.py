@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bag_tools import START_NS, STEP_NS, make_bag, swaying
+from disk_tools import small_files
 from h2o_control import topics
 from h2o_control.bag_reader import Episode, Torques, read_bag
 from h2o_control.contract import TASKS, Interface
@@ -224,3 +225,26 @@ def test_the_command_builds_a_file_and_prints_what_is_in_it(tmp_path: Path, caps
     assert "400 transitions, 2.0 s, 2 episodes, 0 falls" in printed.replace("\n", "")
     assert "theta_dot" in printed
     assert len(Dataset.load(output)) == 400
+
+
+def test_the_command_takes_a_bag_however_its_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        make_bag(tmp_path / name, [swaying(20)], Interface())
+    monkeypatch.chdir(tmp_path)
+    assert command(["build", "one/", "./two", "--task", "stand", "-o", "real.h5"]) == 0
+    assert len(Dataset.load("real.h5")) == 38
+
+
+def test_a_bag_given_twice_is_refused(tmp_path: Path) -> None:
+    bag = make_bag(tmp_path / "one", [swaying(20)], Interface())
+    (tmp_path / "again").symlink_to(bag)
+    with pytest.raises(DataError, match=r"bag .*again is given twice"):
+        build_dataset([bag, tmp_path / "again"], STAND)
+
+
+def test_a_dataset_that_does_not_fit_on_the_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    dataset = build(tmp_path, swaying(50))
+    folder = tmp_path / "out"
+    with small_files(1000), pytest.raises(DataError, match=r"cannot write dataset .*d\.h5: File too large"):
+        dataset.save(folder / "d.h5")
+    assert list(folder.iterdir()) == []

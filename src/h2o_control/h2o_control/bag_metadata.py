@@ -14,6 +14,7 @@ import yaml
 from rosbags.typesys import Stores, get_typestore
 
 from h2o_control import topics
+from h2o_control.atomic_file import write_atomically
 from h2o_control.contract import Interface
 
 #: The standard messages are the same in all supported distributions.
@@ -115,9 +116,5 @@ def bag_information(
 
 def write_metadata(folder: Path, information: Mapping[str, Any]) -> None:
     """Replace metadata.yaml in one step, so that a reader finds the old one or the new one; raises OSError."""
-    temporary = folder / ".metadata.yaml.tmp"
-    with temporary.open("w", encoding="utf-8") as stream:
-        yaml.safe_dump({"rosbag2_bagfile_information": dict(information)}, stream, sort_keys=False, width=1000)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / "metadata.yaml")
+    text = yaml.safe_dump({"rosbag2_bagfile_information": dict(information)}, sort_keys=False, width=1000)
+    write_atomically(folder / "metadata.yaml", text.encode(), sync=True)

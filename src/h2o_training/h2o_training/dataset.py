@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.config import from_mapping
 from h2o_control.contract import FloatArray, Interface, Task, canonical_json
 from h2o_control.errors import ConfigError, ContractError, DataError
@@ -127,28 +127,27 @@ class Dataset:
         return len(self) * self.interface.dt_s
 
     def save(self, path: str | Path) -> None:
-        """Write an HDF5 file in one step: it is there whole, or not at all.
+        """Write an HDF5 file in one step: it is there whole, or not at all. Missing folders are made.
 
         Raises:
             DataError: the file cannot be written.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        # In memory first: on a full disk HDF5 itself crashes the process.
+        with h5py.File("dataset", "w", driver="core", backing_store=False) as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["interface"] = self.interface.to_json()
+            file.attrs["interface_hash"] = self.interface.hash
+            file.attrs["task"] = canonical_json(self.task)
+            file.attrs["task_hash"] = self.task.hash
+            file.attrs["provenance"] = json.dumps(dict(self.provenance), sort_keys=True)
+            for name, key in {**_FLOATS, **_BOOLS}.items():
+                file.create_dataset(key, data=getattr(self, name), compression="gzip", compression_opts=4)
+            file.flush()
+            content = file.id.get_file_image()
         try:
-            with h5py.File(temporary, "w") as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["interface"] = self.interface.to_json()
-                file.attrs["interface_hash"] = self.interface.hash
-                file.attrs["task"] = canonical_json(self.task)
-                file.attrs["task_hash"] = self.task.hash
-                file.attrs["provenance"] = json.dumps(dict(self.provenance), sort_keys=True)
-                for name, key in {**_FLOATS, **_BOOLS}.items():
-                    file.create_dataset(key, data=getattr(self, name), compression="gzip", compression_opts=4)
-            temporary.replace(target)
+            write_atomically(path, content)
         except OSError as error:
-            raise DataError(f"cannot write dataset {path}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            raise DataError(f"cannot write dataset {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:

@@ -75,11 +75,16 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
         on_bag: called with each bag before it is read.
 
     Raises:
-        DataError: a path is no bag, lacks topics, or there is not one transition in all of them.
+        DataError: a path is no bag, or given twice, lacks topics, or there is not one transition in all of them.
         ContractError: bags of different interfaces.
     """
     states, next_states, torques, terminals, timeouts, sources = [], [], [], [], [], []
     interface: Interface | None = None
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise DataError(f"bag {path} is given twice; each bag counts once")
+        seen.add(path.resolve())
     for path in map(Path, paths):
         if on_bag:
             on_bag(path)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,12 +83,12 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    console = Console()
+    console, read = Console(), itertools.count()
     with Progress(console=console, transient=True) as progress:
         job = progress.add_task("reading bags", total=len(args.bags))
 
         def on_bag(path: Path) -> None:
-            progress.update(job, description=f"reading {path.name}", completed=args.bags.index(str(path)))
+            progress.update(job, description=f"reading {path.name}", completed=next(read))
 
         dataset = build_dataset(args.bags, get_task(args.task), on_bag)
     for name in (name for bag in dataset.provenance["bags"] for name in bag["recovered"]):
@@ -124,11 +125,6 @@ def _import_log(args: argparse.Namespace) -> int:
 
 
 def _save(dataset: Dataset, output: str, console: Console) -> None:
-    path = Path(output)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot create {path.parent}: {error.strerror}") from error
-    dataset.save(path)
-    console.print(f"{path}: {dataset_line(dataset)}", soft_wrap=True, highlight=False)
+    dataset.save(output)
+    console.print(f"{output}: {dataset_line(dataset)}", soft_wrap=True, highlight=False)
     console.print(dataset_table(dataset))

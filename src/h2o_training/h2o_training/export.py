@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.config import to_mapping
 from h2o_control.contract import FloatArray, PolicyContract, canonical_json
 from h2o_control.errors import DataError, UserError
@@ -66,14 +67,10 @@ def export_run(directory: RunDirectory, output: Path) -> float:
             f"{directory.path}: the ONNX policy differs from the trained one by {difference:.2e} of the torque limit, "
             f"more than {TOLERANCE:g}; nothing was written. Are the weights finite?"
         )
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        temporary.write_bytes(model.SerializeToString())
-        temporary.replace(output)
+        write_atomically(output, model.SerializeToString())
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference
 
 

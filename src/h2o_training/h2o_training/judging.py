@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.errors import ContractError, DataError
 from h2o_control.policy import Policy
 from h2o_control.provenance import files_sha256, now_utc, software
@@ -41,15 +41,11 @@ def origin(policy: Policy, **more: Any) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON in one step, numbers that are not finite as null; raises DataError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.errors import DataError
 from h2o_training.figures import MODE_STYLE, Episode, Limits, episode_figure
 
@@ -78,15 +78,10 @@ class Report:
     def write(self, path: str | Path) -> Path:
         """Write the page in one step; raises DataError where it cannot be written."""
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(self.html(), encoding="utf-8")
-            temporary.replace(target)
+            write_atomically(target, self.html().encode())
         except OSError as error:
             raise DataError(f"cannot write report {path}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
         return target
 
     def html(self) -> str:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.config import from_mapping, to_mapping
 from h2o_control.contract import Interface, PolicyContract, Task
 from h2o_control.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ class RunInfo:
 
 
 class RunDirectory:
-    """Reads and writes one run's folder; every file is there whole or not at all."""
+    """Reads and writes one run's folder; every file is there whole or not at all, DataError where it cannot be."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -69,17 +70,14 @@ class RunDirectory:
         """Make the folder and write run.json.
 
         Raises:
-            ConfigError: the folder holds a run already, or cannot be made.
+            ConfigError: the folder holds a run already.
+            DataError: it cannot be made or written to.
         """
         if self.has_checkpoint():
             raise ConfigError(
                 f"{self.path} holds a run already; go on with it by --resume {self.path}, or give another run=FOLDER"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_info(info)
-        except OSError as error:
-            raise ConfigError(f"cannot write to run folder {self.path}: {error.strerror}") from error
+        self.write_info(info)
 
     def write_info(self, info: RunInfo) -> None:
         """Write run.json."""
@@ -131,12 +129,9 @@ class RunDirectory:
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write checkpoint.pt: tensors, numbers, strings, lists and dicts only, so that it loads with weights_only."""
-        temporary = self.path / f".{CHECKPOINT}.{os.getpid()}.tmp"
-        try:
-            torch.save({"format": FORMAT, **state}, temporary)
-            temporary.replace(self.path / CHECKPOINT)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, content)
+        self._write(CHECKPOINT, content.getbuffer())
 
     def load_checkpoint(self, device: str = "cpu") -> dict[str, Any]:
         """Read checkpoint.pt; nothing in it is executed (weights_only).
@@ -155,10 +150,8 @@ class RunDirectory:
             raise DataError(f"{path} is not a checkpoint that this version reads (format {FORMAT})")
         return state
 
-    def _write(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+    def _write(self, name: str, content: bytes | memoryview) -> None:
         try:
-            temporary.write_bytes(content)
-            temporary.replace(self.path / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_atomically(self.path / name, content)
+        except OSError as error:
+            raise DataError(f"cannot write {self.path / name}: {error.strerror}") from error
