@@ -16,11 +16,13 @@ from h2o_control import topics
 from h2o_control.bag_reader import read_bag
 from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ContractError, DataError, UserError
+from h2o_control.policy import Policy
 from h2o_training import evaluate, replay_bag
 from h2o_training.evaluate import measure, summarise
-from h2o_training.figures import mode_spans, thin
+from h2o_training.figures import Episode, Limits, episode_figure, mode_spans, thin
 from h2o_training.lockstep import Run, run_episode
 from h2o_training.mode_summary import summarise_modes, write_bag_report
+from h2o_training.report import MAX_EPISODES
 from policy_tools import linear_policy
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
@@ -106,8 +108,9 @@ def test_evaluate_writes_table_json_and_a_page_that_needs_no_network(
 def test_evaluate_refuses_what_does_not_fit(policy: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="made for task 'stand', not 'move'"):
         evaluate.command([str(policy), "--robot", "ideal", "--task", "move"])
-    with pytest.raises(UserError, match="must be positive"):
-        evaluate.command([str(policy), "--robot", "ideal", "--episodes", "0"])
+    for wrong in (["--episodes", "0"], ["--seconds", "inf"], ["--seconds", "nan"], ["--seconds", "-1"]):
+        with pytest.raises(UserError, match="must be positive"):
+            evaluate.command([str(policy), "--robot", "ideal", *wrong])
     weak = linear_policy(tmp_path / "weak.onnx", (1, 1, 1, 1), interface=Interface(torque_limit_nm=2.0))
     with pytest.raises(ContractError, match="another interface"):
         evaluate.command([str(weak), "--robot", "ideal"])
@@ -149,6 +152,7 @@ def test_replay_compares_the_policy_with_what_was_executed(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = swaying(400)
+    run["states"][:, 0] -= run["states"][0, 0]
     gain = lqr_gain(load_robot("ideal"))
     wanted = -(run["states"] @ gain)
     run["executed"] = np.concatenate([[0.0], wanted[:-1]])  # executed over the step that begins at k: the policy's own
@@ -168,6 +172,24 @@ def test_replay_compares_the_policy_with_what_was_executed(
     replay_bag.command([str(bag), "--policy", str(policy), "-o", str(out)])
     drop = re.compile(r'"created": "[^"]*"')
     assert drop.sub("", (out / "replay.json").read_text()) == drop.sub("", before)
+
+
+def test_replay_counts_x_from_the_takeover_as_the_robot_does(policy: Path, tmp_path: Path) -> None:
+    run = swaying(400)
+    run["states"][:, 0] += 2.0
+    run["modes"] = [topics.BALANCE] * 100 + [topics.TORQUE] * 200 + [topics.BALANCE] * 100
+    fed = run["states"].copy()
+    fed[100:300, 0] -= fed[99, 0]
+    wanted = -(fed @ lqr_gain(load_robot("ideal")))
+    run["executed"] = np.concatenate([[0.0], wanted[:-1]])
+    (episode,) = read_bag(make_bag(tmp_path / "bag", [run], Interface())).episodes
+    replayed = replay_bag.replay_episode(episode, Policy(policy), Interface().dt_s)
+    compared = replay_bag.compare([replayed], topics.TORQUE, 3.0)
+    assert compared is not None
+    assert (compared.steps, compared.saturated_share) == (200, 0.0)
+    assert compared.policy_rms_nm > 0.05
+    assert compared.rms_difference_nm == pytest.approx(0.0, abs=1e-5)
+    assert abs(compared.largest_nm) < 1e-5
 
 
 def test_replay_refuses_another_robots_bag_and_an_idle_one(policy: Path, tmp_path: Path) -> None:
@@ -190,6 +212,14 @@ def test_the_page_of_a_bag_shows_every_mode_that_was_in_command(tmp_path: Path) 
     for text in ("bag_0.mcap", "bag_1.mcap", "policy", "driver&#x27;s balance", "h2o.interface_hash"):
         assert text in page
     assert page.count("<script") < 8  # plotly's own script is there once
+
+
+def test_every_episode_of_a_page_has_a_colour_of_its_own() -> None:
+    time_s = np.arange(3.0)
+    episodes = [Episode(str(k), time_s, np.zeros((3, 4)), {"executed": time_s}) for k in range(MAX_EPISODES)]
+    figure = episode_figure(episodes, Limits(0.5, 3.0))
+    colours = {trace.legendgroup: trace.line.color for trace in figure.data if trace.legendgroup}
+    assert len(colours) == len(set(colours.values())) == MAX_EPISODES
 
 
 def test_thinned_curves_keep_their_extremes() -> None:

@@ -18,6 +18,7 @@ from std_msgs.msg import String
 from h2o_control import topics
 from h2o_control.contract import FloatArray, Interface, state_array
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
+from h2o_control.origin import DisplacementOrigin
 from h2o_control.policy import Policy
 from h2o_control.realtime import prioritise
 
@@ -43,7 +44,7 @@ class PolicyNode(Node):
         self._max_age_ns = int(value(self, "max_age_s") * 1e9)
         self._interface_hash = ""
         self._engaged = False
-        self._origin_m = 0.0
+        self._origin = DisplacementOrigin()
         self._answers = 0
         self._gave_back = 0
         self._last_reason = ""
@@ -75,13 +76,10 @@ class PolicyNode(Node):
             return
         started = time.perf_counter()
         pose, twist = message.pose.pose, message.twist.twist
-        x = pose.position.x
-        if not self._engaged:
-            # A policy holds the place where it was given command.
-            self._origin_m = x
+        x = self._origin.update(pose.position.x, self._engaged)
         q = pose.orientation
         pitch = math.atan2(2 * (q.w * q.y - q.x * q.z), 1 - 2 * (q.x * q.x + q.y * q.y))
-        state = state_array(x - self._origin_m, twist.linear.x, pitch, twist.angular.y)
+        state = state_array(x, twist.linear.x, pitch, twist.angular.y)
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         age_ns = self.get_clock().now().nanoseconds - stamp_ns
         torque = self._answer(state, age_ns)

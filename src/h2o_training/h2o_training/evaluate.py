@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,8 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="episode k starts from seed + k, default: 0")
     parser.add_argument("-o", "--output", metavar="DIR", help="default: POLICY-ROBOT beside the policy")
     args = parser.parse_args(argv)
-    if args.episodes < 1 or not args.seconds > 0 or args.seed < 0:
-        raise UserError("--episodes and --seconds must be positive, --seed must not be negative")
+    if args.episodes < 1 or not 0 < args.seconds < math.inf or args.seed < 0:
+        raise UserError("--episodes and --seconds must be positive and finite, --seed must not be negative")
     policy = policy_for(args.policy, args.task)
     robot = load_robot(args.robot)
     policy.contract.require_interface(robot.interface, f"robot {robot.name!r}")

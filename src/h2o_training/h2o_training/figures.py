@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from h2o_control.contract import FloatArray
@@ -23,7 +24,10 @@ MODE_STYLE = {
     FAULT: ("#f7dcdc", "fault, no torque"),
     DISARMED: ("#ededed", "disarmed"),
 }
+#: Of the torques of one episode.
 COLOURS = ("#1f5fa8", "#d1690e", "#2a8a4a", "#8a4fb0", "#b8323a", "#5c6470", "#0f8b8d", "#c2a300")
+#: Of episodes in one figure, as many as a page draws: none comes twice.
+EPISODE_COLOURS: tuple[str, ...] = tuple(qualitative.Dark24)
 #: More points a curve than this are thinned, extremes kept: a page of many episodes must still scroll.
 MAX_POINTS = 4000
 _ROWS = (("x", "x (m)"), ("v", "v (m/s)"), ("theta", "θ (rad)"), ("tau", "τ a wheel (Nm)"))
@@ -62,7 +66,7 @@ def episode_figure(episodes: Sequence[Episode], limits: Limits) -> Any:
     figure = make_subplots(rows=len(_ROWS), shared_xaxes=True, vertical_spacing=0.035, row_heights=[1, 1, 1, 1.3])
     alone = len(episodes) == 1
     for number, episode in enumerate(episodes):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = COLOURS[0] if alone else EPISODE_COLOURS[number % len(EPISODE_COLOURS)]
         for row, column in ((1, 0), (2, 1), (3, 2)):
             _line(figure, row, episode, episode.states[:, column], colour, show=row == 1 and not alone)
         for order, (name, torque) in enumerate(episode.torques_nm.items()):

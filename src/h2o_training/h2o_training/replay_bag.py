@@ -18,6 +18,7 @@ from rich.progress import Progress
 from h2o_control.bag_reader import Bag, Episode, read_bag
 from h2o_control.contract import FloatArray
 from h2o_control.errors import DataError
+from h2o_control.origin import DisplacementOrigin
 from h2o_control.policy import Policy
 from h2o_control.provenance import files_sha256
 from h2o_control.topics import BALANCE, TORQUE
@@ -70,9 +71,11 @@ class Comparison:
 
 
 def replay_episode(episode: Episode, policy: Policy, dt_s: float) -> Replayed:
-    """Ask the policy at every state of an episode; it is asked one state at a time, as on the robot."""
-    wanted = np.array([policy.torque_nm(state) for state in episode.states])
-    return Replayed(episode, wanted, executed_after(episode, dt_s), episode.modes())
+    """Ask the policy at every state of an episode as on the robot: one at a time, x counted from the takeover."""
+    origin_m, modes, states = DisplacementOrigin(), episode.modes(), episode.states.copy()
+    states[:, 0] = [origin_m.update(x, mode == TORQUE) for x, mode in zip(states[:, 0], modes, strict=True)]
+    wanted = np.array([policy.torque_nm(state) for state in states])
+    return Replayed(episode, wanted, executed_after(episode, dt_s), modes)
 
 
 def compare(replayed: Sequence[Replayed], mode: str, limit_nm: float) -> Comparison | None:
@@ -168,7 +171,8 @@ def command(argv: Sequence[str]) -> int:
     page = Report(
         title=heading,
         lead="What the policy would have done at each recorded state, beside the torque that was executed. The states "
-        "are those that somebody else's torques led to.",
+        "are those that somebody else's torques led to; as on the robot, the policy counts x from where it was given "
+        "command, and while another is in command its x is 0.",
         tables=[table],
         episodes=[_curves(r) for r in replayed],
         limits=Limits(task.fall_pitch_rad, interface.torque_limit_nm, task.v_target_mps or None),
