@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from h2o_control import __version__, cli
 from h2o_control.errors import DataError
@@ -32,6 +33,23 @@ def needs_torch(_argv: Sequence[str]) -> int:
 def echo(argv: Sequence[str]) -> int:
     print("got", *argv)
     return len(argv)
+
+
+def exits(_argv: Sequence[str]) -> int:
+    raise SystemExit(3)
+
+
+def print_much(_argv: Sequence[str]) -> int:
+    for _ in range(100_000):
+        print("line")
+    return 0
+
+
+def rich_much(_argv: Sequence[str]) -> int:
+    console = Console()
+    for _ in range(20_000):
+        console.print("line")
+    return 0
 
 
 def point(function: str, module: str = HERE) -> EntryPoint:
@@ -85,6 +103,31 @@ def test_command_gets_its_arguments_and_gives_the_exit_status(capsys: pytest.Cap
 def test_wrong_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run("thing", point("wrong_input"), []) == 2
     assert capsys.readouterr().err == "h2o-robot thing: column 3 holds text\n"
+
+
+@pytest.mark.parametrize("function", ["print_much", "rich_much"])
+def test_output_that_nobody_reads_is_status_141(function: str) -> None:
+    code = f"import sys, {HERE}\nfrom h2o_control import cli\n"
+    code += f"sys.exit(cli.run('thing', {HERE}.point({function!r}), []))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 141
+    assert error == "h2o-robot thing: stopped, since nobody reads its output\n"
+
+
+def test_an_exit_by_the_command_itself_stays_one() -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run("thing", point("exits"), [])
+    assert caught.value.code == 3
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:

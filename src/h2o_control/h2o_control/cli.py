@@ -74,7 +74,10 @@ def run(name: str, point: metadata.EntryPoint, argv: Sequence[str]) -> int:
         remedy = REMEDIES.get(missing, f"pip install what {point.value.partition('.')[0]} requires")
         print(f"h2o-robot {name}: needs {error.name or error}, which is not installed here: {remedy}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # rich makes a SystemExit of a broken pipe.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # The reader of our output has gone (| head). Python would complain once more at exit, into the same pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"h2o-robot {name}: stopped, since nobody reads its output", file=sys.stderr)
