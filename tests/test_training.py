@@ -16,12 +16,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
+from rich.console import Console
 
 from h2o_control import cli
+from h2o_control.config import apply_overrides, find_config
 from h2o_control.contract import PolicyContract, get_task
 from h2o_control.errors import ConfigError
 from h2o_control.policy import Policy as DeployedPolicy
 from h2o_training.dataset import Dataset
+from h2o_training.demo import Demo, Settings
 from h2o_training.export import restore_policy
 from h2o_training.run_dir import RunDirectory
 from h2o_training.train_cli import _stop_on_signal
@@ -109,10 +113,12 @@ def test_sac_learns_to_stand_in_the_twin():
 
 
 def test_onnx_answers_as_the_trained_policy_and_carries_its_provenance(tmp_path, data, capsys):
-    run, output = tmp_path / "run", tmp_path / "policy.onnx"
+    run, output = tmp_path / "run", tmp_path / "new" / "policy.onnx"
     assert train("h2o_plus", f"dataset={data}", "robot=worn", *QUICK_H2O, "updates=40", f"run={run}") == 0
     assert cli.main(["export", str(run), "-o", str(output)]) == 0
     assert "10,000 states" in capsys.readouterr().out
+    assert cli.main(["export", str(run), "-o", str(output / "inside.onnx")]) == 2
+    assert "inside.onnx: Not a directory" in capsys.readouterr().err
     directory = RunDirectory(run)
     info = directory.read_info()
     policy, scaling = restore_policy(info, directory.load_checkpoint())
@@ -319,6 +325,18 @@ def test_resume_without_the_dataset_says_how_to_name_its_new_place(tmp_path, dat
     assert str(moved) in error
     assert "dataset=PATH" in error
     assert train("--resume", run, "updates=40", f"dataset={data}") == 0
+
+
+def test_demo_trains_anew_where_its_run_was_stopped_before_the_first_checkpoint(tmp_path, data):
+    shipped = yaml.safe_load(find_config("training", "h2o_plus").read_text())
+    quick = tmp_path / "quick.yaml"
+    quick.write_text(yaml.safe_dump(apply_overrides(shipped, [*QUICK_H2O, "updates=20"])))
+    (tmp_path / "dataset.h5").write_bytes(data.read_bytes())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{")
+    demo = Demo(tmp_path, Settings(robot="worn", config=str(quick)), Console())
+    next(step for step in demo.steps() if step.product == "trained").run()
+    assert RunDirectory(tmp_path / "run").load_checkpoint()["updates"] == 20
 
 
 @pytest.mark.parametrize("name", ["h2o_plus", "h2o_plus_move", "h2o_plus_paper", "sac"])
