@@ -5,15 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 from rich.live import Live
@@ -23,16 +19,23 @@ from rich.text import Text
 
 from h2o_control.config import config_dir
 from h2o_control.contract import get_task
-from h2o_control.errors import UserError
+from h2o_control.errors import ConfigError, UserError
+from h2o_training.child import TerminatedError, ended, raise_when_terminated, start
 from h2o_training.evaluate import command as evaluate
 from h2o_training.judging import write_json
 from h2o_training.mode_summary import mode_table, write_bag_report
 from h2o_training.report import TableData
+from h2o_training.run_dir import RunDirectory
+from h2o_training.train_config import load_train_config
+from wheel_leg_driver.plant import make_plant
+from wheel_leg_driver.robot import load_robot
 
 #: Arming, settling and stopping around the time that a script drives, s.
 OVERHEAD_S = 8.0
 #: In which the policy is judged without the driver behind it.
 EPISODES = 10
+#: Shorter than this the robot has hardly left its stand.
+SHORTEST_S = 5
 #: Training configuration of each task.
 CONFIGS = {"stand": "h2o_plus", "move": "h2o_plus_move"}
 
@@ -49,6 +52,27 @@ class Settings:
     updates: int | None = None
     seed: int = 0
 
+    @property
+    def overrides(self) -> list[str]:
+        """Changes to the training configuration; paths are relative to the demo's folder."""
+        updates = [] if self.updates is None else [f"updates={self.updates}"]
+        return ["dataset=dataset.h5", f"robot={self.robot}", f"seed={self.seed}", "run=run", *updates]
+
+    def check(self) -> None:
+        """Raise ConfigError where a step would fail on these settings, minutes from now."""
+        for option, value, least in (
+            ("--drive-s", self.drive_s, SHORTEST_S),
+            ("--deploy-s", self.deploy_s, SHORTEST_S),
+            ("--seed", self.seed, 0),
+            ("--updates", 1 if self.updates is None else self.updates, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{option} must be at least {least}, got {value}")
+        config = load_train_config(self.config, self.overrides)
+        if config.task not in (None, self.task):
+            raise ConfigError(f"--config {self.config} is for task {config.task!r}: give --task {config.task}")
+        make_plant(load_robot(self.robot), self.seed)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -64,9 +88,7 @@ class Demo:
 
     def __init__(self, folder: Path, settings: Settings, console: Console) -> None:
         self._folder, self._settings, self._console = folder, settings, console
-        self._launch = config_dir().parent / "launch"
-        if not (self._launch / "collect.launch.yaml").is_file():
-            raise UserError(f"no launch files in {self._launch}: run the demo from a clone of the project")
+        self._launch = launch_dir()
 
     def steps(self) -> list[Step]:
         """Return the steps in order."""
@@ -112,8 +134,8 @@ class Demo:
         ]
         log = self._folder / f"{bag}.log"
         with log.open("w", encoding="utf-8") as output, log.open(encoding="utf-8") as heard:
-            process = _start(command, output=output)
-            with _ended(process), Live(console=self._console, transient=True, auto_refresh=False) as live:
+            process = start(command, output=output)
+            with ended(process), Live(console=self._console, transient=True, auto_refresh=False) as live:
                 begun, said = time.monotonic(), "starting the nodes"
                 while process.poll() is None:
                     lines = heard.read().splitlines()
@@ -129,14 +151,13 @@ class Demo:
         self._command("dataset", "build", "drive", "--task", self._settings.task, "-o", "dataset.h5")
 
     def _train(self) -> None:
-        s = self._settings
-        if (self._folder / "run").exists():
+        run = RunDirectory(self._folder / "run")
+        if run.has_checkpoint():
             self._command("train", "--resume", "run")
         else:
-            updates = [] if s.updates is None else [f"updates={s.updates}"]
-            self._command(
-                *("train", s.config, "dataset=dataset.h5", f"robot={s.robot}", f"seed={s.seed}", "run=run", *updates)
-            )
+            # Stopped before its first checkpoint, there is nothing in it to go on from.
+            shutil.rmtree(run.path, ignore_errors=True)
+            self._command("train", self._settings.config, *self._settings.overrides)
         (self._folder / "trained").touch()
 
     def _export(self) -> None:
@@ -149,8 +170,8 @@ class Demo:
         evaluate([policy, "--robot", s.robot, "--task", s.task, "--episodes", str(EPISODES), "-o", folder])
 
     def _command(self, *words: str) -> None:
-        process = _start(words, cwd=self._folder)
-        with _ended(process):
+        process = start(words, cwd=self._folder)
+        with ended(process):
             process.wait()
         if process.returncode:
             raise UserError(f"h2o-robot {words[0]} failed with status {process.returncode}; see above")
@@ -184,33 +205,6 @@ class Demo:
         self._console.print(f"Done in {seconds:.0f} s. Report: {report.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _start(words: Sequence[str], output: IO[str] | None = None, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start a subcommand of h2o-robot with this Python; output goes to a file, or to the terminal."""
-    program = [sys.executable, "-c", "import sys; from h2o_control.cli import main; sys.exit(main())", *words]
-    environment = {**os.environ, "H2O_CONFIG_DIR": str(config_dir().resolve())}
-    return subprocess.Popen(program, stdout=output, stderr=output, cwd=cwd, env=environment)
-
-
-class _ended:
-    """Make sure that a process has ended when the block is left, however it is left."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            # A Ctrl-C in the terminal has reached the process too: it is cleaning up, and has time for that.
-            self._process.terminate()
-            try:
-                self._process.wait(15.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-
 def _live_line(elapsed_s: float, expected_s: float, said: str) -> Table:
     row = Table.grid(padding=(0, 1))
     row.add_row(
@@ -220,6 +214,19 @@ def _live_line(elapsed_s: float, expected_s: float, said: str) -> Table:
         Text(said, style="dim", no_wrap=True, overflow="ellipsis"),
     )
     return row
+
+
+def launch_dir() -> Path:
+    """Return the folder of the launch files; raises UserError where there is none."""
+    folder = config_dir().parent / "launch"
+    if not (folder / "collect.launch.yaml").is_file():
+        raise UserError(f"no launch files in {folder}: run the demo from a clone of the project")
+    return folder
+
+
+def absolute(name_or_path: str) -> str:
+    """Return a file's absolute path, for commands that run in another folder; a name of a shipped file as it is."""
+    return str(Path(name_or_path).resolve()) if name_or_path.endswith((".yaml", ".yml")) else name_or_path
 
 
 def choose_folder(base: Path, settings: Settings, fresh: bool) -> Path:
@@ -247,24 +254,30 @@ def command(argv: Sequence[str]) -> int:
         "twin, export, deploy through the ROS graph, judge. Interrupted, it goes on where it was.",
         epilog="example: h2o-robot demo --robot worn",
     )
-    parser.add_argument("--robot", default=default.robot, help="name in config/robots (%(default)s)")
+    parser.add_argument("--robot", default=default.robot, help="name in config/robots, or a YAML file (%(default)s)")
     parser.add_argument("--task", default=default.task, choices=sorted(CONFIGS), help="what to learn (%(default)s)")
     parser.add_argument("--drive-s", type=int, default=default.drive_s, help="seconds of driving (%(default)s)")
     parser.add_argument("--deploy-s", type=int, default=default.deploy_s, help="seconds of deployment (%(default)s)")
-    parser.add_argument("--config", default=None, help="training configuration (the task's own)")
+    parser.add_argument("--config", default=None, help="name in config/training, or a YAML file (the task's own)")
     parser.add_argument("--updates", type=int, default=None, help="gradient updates (the configuration's)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of operator and training (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where results go (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if an unfinished demo is there")
     args = parser.parse_args(argv)
-    config = args.config or CONFIGS[args.task]
-    settings = Settings(args.robot, args.task, args.drive_s, args.deploy_s, config, args.updates, args.seed)
+    config = absolute(args.config or CONFIGS[args.task])
+    robot = absolute(args.robot)
+    settings = Settings(robot, args.task, args.drive_s, args.deploy_s, config, args.updates, args.seed)
+    settings.check()
+    launch_dir()
     folder = choose_folder(args.folder, settings, args.fresh)
     console = Console()
     console.print(f"Everything goes to {folder}. Ctrl-C stops; the same command goes on from there.", highlight=False)
     try:
-        Demo(folder, settings, console).run()
-    except KeyboardInterrupt:
+        with raise_when_terminated():
+            Demo(folder, settings, console).run()
+    except KeyboardInterrupt as interrupt:
         console.print("\nStopped, nothing is left running. Go on with: make demo   (or the same h2o-robot command)")
+        if isinstance(interrupt, TerminatedError):
+            return 128 + interrupt.number
         raise
     return 0
