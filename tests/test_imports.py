@@ -83,7 +83,7 @@ def test_all_three_packages_were_read() -> None:
     assert len(CONTROL) > 5
     assert len(DRIVER) > 5
     assert len(TRAINING) > 5
-    assert "h2o_control.errors" in project_modules("wheel_leg_driver.robot")
+    assert "h2o_control.config" in project_modules("wheel_leg_driver.robot")
 
 
 @pytest.mark.parametrize("module", CONTROL)
