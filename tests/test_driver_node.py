@@ -108,17 +108,17 @@ def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Prob
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("as a test")
+
     nodes = Nodes(tmp_path)
     link = tmp_path / "tty"
-    nodes.start("emulator", "--robot", "worn", "--link", str(link))
     parameters = {"robot": "worn", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
-    rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
-    node = DriverNode()
+    node = None
     try:
-
-        def fail(_: object) -> None:
-            raise ZeroDivisionError("as a test")
-
+        nodes.start("emulator", "--robot", "worn", "--link", str(link))
+        rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
+        node = DriverNode()
         monkeypatch.setattr(node._core, "on_telemetry", fail)
         deadline = time.monotonic() + 10.0
         while not node.finished:
@@ -128,8 +128,9 @@ def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, m
         assert node._core is not None
         assert (node._core.mode, node._core.reason) == (topics.DISARMED, "internal error: ZeroDivisionError: as a test")
     finally:
-        node.make_safe()
-        node.destroy_node()
+        if node is not None:
+            node.make_safe()
+            node.destroy_node()
         rclpy.try_shutdown()
         nodes.stop()
 
