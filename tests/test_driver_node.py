@@ -106,6 +106,38 @@ def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Prob
     assert probe.mode == topics.DISARMED, "a driver never arms by itself, not after a restart either"
 
 
+def test_request_to_an_inactive_driver_is_refused_and_forgotten(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path)
+    link = tmp_path / "tty"
+    parameters = {"robot": "worn", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
+    node, probe = None, None
+    try:
+        nodes.start("emulator", "--robot", "worn", "--link", str(link))
+        rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
+        node, probe = DriverNode(), Probe()
+        probe._executor.add_node(node)
+        node.trigger_deactivate()
+        refused = probe.call(topics.ARM)
+        assert not refused.success
+        assert "not active" in refused.message
+        node.trigger_cleanup()
+        node.trigger_configure()
+        node.trigger_activate()
+        probe.joints.clear()
+        probe.wait(lambda: len(probe.joints) > 100, "telemetry after activation")
+        assert probe.mode == topics.DISARMED, "an activation arms nothing"
+        assert node.count_services(node.resolve_service_name(topics.ARM)) == 1
+        probe.arm()
+    finally:
+        if node is not None:
+            node.make_safe()
+            node.destroy_node()
+        if probe is not None:
+            probe.node.destroy_node()
+        rclpy.try_shutdown()
+        nodes.stop()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from h2o_control import topics
 from h2o_control.bag_messages import StoredFile, bag_files, read_file
-from h2o_control.contract import FloatArray, Interface
+from h2o_control.contract import FloatArray, Interface, pitch_rad
 from h2o_control.errors import DataError
 
 
@@ -204,7 +204,7 @@ def _stamp_ns(message: Any) -> int:
 def _odom_row(m: Any) -> tuple[int, float, float, float, float]:
     """Pitch from the attitude as the driver's estimator defines it, heading taken out."""
     q = m.pose.pose.orientation
-    pitch = math.atan2(2 * (q.w * q.y - q.x * q.z), 1 - 2 * (q.x * q.x + q.y * q.y))
+    pitch = pitch_rad(q.w, q.x, q.y, q.z)
     return _stamp_ns(m), m.pose.pose.position.x, m.twist.twist.linear.x, pitch, m.twist.twist.angular.y
 
 

@@ -205,3 +205,8 @@ class PolicyContract:
 def state_array(x: float, v: float, theta: float, theta_dot: float) -> FloatArray:
     """Pack one state in the order of STATE, float64 [4]."""
     return np.array([x, v, theta, theta_dot], dtype=np.float64)
+
+
+def pitch_rad(w: float, x: float, y: float, z: float) -> float:
+    """Pitch of the body in rad, positive leaning forward, from its attitude quaternion (world from body)."""
+    return math.atan2(2 * (w * y - x * z), 1 - 2 * (x * x + y * y))

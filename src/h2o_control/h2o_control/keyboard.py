@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import select
 import sys
@@ -21,6 +20,7 @@ from rich.table import Table
 from std_srvs.srv import Trigger
 
 from h2o_control import middleware, topics
+from h2o_control.contract import pitch_rad
 from h2o_control.errors import UserError
 from h2o_control.operator_node import TICK_S, OperatorNode
 
@@ -79,7 +79,7 @@ class KeyboardNode(OperatorNode):
         """Return what the operator sees."""
         pose, twist = self.odom.pose.pose, self.odom.twist.twist
         q = pose.orientation
-        pitch = math.atan2(2 * (q.w * q.y - q.x * q.z), 1 - 2 * (q.x * q.x + q.y * q.y))
+        pitch = pitch_rad(q.w, q.x, q.y, q.z)
         table = Table.grid(padding=(0, 2))
         table.add_row("mode", f"[bold]{self.mode or 'no driver yet'}[/bold]  {self.reason}")
         table.add_row("command", f"{self.v_mps:+.2f} m/s   {self.yaw_radps:+.1f} rad/s")

@@ -16,7 +16,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from h2o_control import topics
-from h2o_control.contract import FloatArray, Interface, state_array
+from h2o_control.contract import FloatArray, Interface, pitch_rad, state_array
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
 from h2o_control.origin import DisplacementOrigin
 from h2o_control.policy import Policy
@@ -78,7 +78,7 @@ class PolicyNode(Node):
         pose, twist = message.pose.pose, message.twist.twist
         x = self._origin.update(pose.position.x, self._engaged)
         q = pose.orientation
-        pitch = math.atan2(2 * (q.w * q.y - q.x * q.z), 1 - 2 * (q.x * q.x + q.y * q.y))
+        pitch = pitch_rad(q.w, q.x, q.y, q.z)
         state = state_array(x, twist.linear.x, pitch, twist.angular.y)
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         age_ns = self.get_clock().now().nanoseconds - stamp_ns

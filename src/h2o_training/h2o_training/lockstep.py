@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from h2o_control.contract import STATE, FloatArray, Task
-from wheel_leg_driver.balance import yaw_torque
+from wheel_leg_driver.balance import wheel_torques, yaw_torque
 from wheel_leg_driver.estimator import Estimator
 from wheel_leg_driver.firmware import Firmware
 from wheel_leg_driver.plant import make_plant
@@ -85,10 +85,8 @@ def run_episode(commander: Commander, robot: Robot, task: Task, seconds: float, 
             break
         torque = commander.torque_nm(estimates[n])
         torque = min(limit, max(-limit, torque)) if np.isfinite(torque) else 0.0
-        # Balance comes before steering, as in the driver: the yaw share gives way.
-        room = limit - abs(torque)
-        yaw = min(room, max(-room, yaw_torque(estimate, 0.0)))
-        command = Command(n + 1, (torque - yaw, torque + yaw), posture, CommandFlag.ARM)
+        torques = wheel_torques(torque, yaw_torque(estimate, 0.0), limit)
+        command = Command(n + 1, torques, posture, CommandFlag.ARM)
         telemetry = _decode(reader, firmware.step(encode_command(command)))
         asked[n], executed[n] = torque, sum(telemetry.executed_nm) / 2
     time_s = np.arange(n + 1) * robot.interface.dt_s

@@ -14,7 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from h2o_control.contract import FloatArray, state_array
+from h2o_control.contract import FloatArray, pitch_rad, state_array
 from h2o_control.errors import ConfigError
 from wheel_leg_driver.robot import Body, Robot
 
@@ -227,6 +227,5 @@ def set_state(model: Any, data: Any, state: FloatArray) -> None:
 
 def get_state(data: Any) -> FloatArray:
     """Return x, v, theta, theta_dot [4] of a robot that heads along x; the torso's origin is the axle's middle."""
-    w, qx, qy, qz = data.qpos[3:7]
-    theta = np.arctan2(2 * (w * qy + qx * qz), 1 - 2 * (qx * qx + qy * qy))
-    return state_array(float(data.qpos[0]), float(data.qvel[0]), float(theta), float(data.qvel[4]))
+    theta = pitch_rad(*(float(value) for value in data.qpos[3:7]))
+    return state_array(float(data.qpos[0]), float(data.qvel[0]), theta, float(data.qvel[4]))

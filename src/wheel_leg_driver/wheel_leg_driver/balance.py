@@ -82,3 +82,11 @@ def yaw_torque(estimate: Estimate, yaw_rate_command_radps: float) -> float:
     """Return the torque in Nm to add to the right wheel and take from the left: steers and damps yaw."""
     wanted = YAW_GAIN_NM_S * (yaw_rate_command_radps - estimate.yaw_rate_radps)
     return max(-YAW_LIMIT_NM, min(YAW_LIMIT_NM, wanted))
+
+
+def wheel_torques(common_nm: float, yaw_nm: float, limit_nm: float) -> tuple[float, float]:
+    """Return left and right torque in Nm within the limit; steering gives way where balance needs all there is."""
+    common = max(-limit_nm, min(limit_nm, common_nm))
+    room = limit_nm - abs(common)
+    yaw = max(-room, min(room, yaw_nm))
+    return common - yaw, common + yaw

@@ -15,7 +15,7 @@ import numpy as np
 
 from h2o_control.errors import UserError
 from h2o_control.topics import BALANCE, DISARMED, FAULT, TORQUE
-from wheel_leg_driver.balance import Balancer, yaw_torque
+from wheel_leg_driver.balance import Balancer, wheel_torques, yaw_torque
 from wheel_leg_driver.estimator import Estimate, Estimator
 from wheel_leg_driver.protocol import NO_FLAGS, Command, CommandFlag, Fault, Status, Telemetry
 from wheel_leg_driver.robot import Robot
@@ -163,13 +163,10 @@ class DriverCore:
 
     def _command(self, common_nm: float, yaw_nm: float) -> Command:
         limit = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
-        # Balance comes before steering: the yaw share gives way where the common torque needs all there is.
-        common = max(-limit, min(limit, common_nm))
-        room = limit - abs(common)
-        yaw = max(-room, min(room, yaw_nm))
         self._sequence += 1
         body = self.robot.body
-        return Command(self._sequence, (common - yaw, common + yaw), (body.thigh_rad, body.shin_rad), self._flags)
+        torques = wheel_torques(common_nm, yaw_nm, limit)
+        return Command(self._sequence, torques, (body.thigh_rad, body.shin_rad), self._flags)
 
     def zero(self) -> Command:
         """Return a command of zero torque with the flags of the present mode."""

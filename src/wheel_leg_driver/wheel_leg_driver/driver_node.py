@@ -29,7 +29,7 @@ from wheel_leg_driver.core import DriverCore, Exploration, Limits, RefusedError,
 from wheel_leg_driver.link import PortError, SerialLink
 from wheel_leg_driver.messages import Messages
 from wheel_leg_driver.protocol import Telemetry
-from wheel_leg_driver.robot import load_robot
+from wheel_leg_driver.robot import Robot, load_robot
 
 _LIMITS = Limits()
 PARAMETERS = (
@@ -88,20 +88,14 @@ class DriverNode(LifecycleNode):
         refused = prioritise(value(self, "priority"))
         if refused:
             self.get_logger().warning(refused)
+        self._join_graph()
         if value(self, "auto_activate"):
             for transition in (self.trigger_configure, self.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     raise self._error or UserError("the driver could not be activated")
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the robot's description, create publishers, subscriptions and services."""
-        try:
-            robot = load_robot(value(self, "robot"))
-        except UserError as error:
-            return self._fail(error)
-        limits = Limits(**{f.name: value(self, f.name) for f in dataclasses.fields(Limits)})
-        explore = Exploration(value(self, "exploration_nm"), value(self, "exploration_time_s"), value(self, "seed"))
-        self._core = core = DriverCore(robot, limits, explore)
+    def _join_graph(self) -> None:
+        """Create what stays for the node's life: configured twice, it must not answer twice."""
         self._odom = self.create_publisher(Odometry, topics.ODOM, STREAM_QOS)
         self._imu = self.create_publisher(Imu, topics.IMU, STREAM_QOS)
         self._joints = self.create_publisher(JointState, topics.JOINT_STATES, STREAM_QOS)
@@ -110,26 +104,43 @@ class DriverNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
         self._mode = self.create_publisher(String, topics.MODE, LATCHED_QOS)
         self._interface = self.create_publisher(String, topics.INTERFACE, LATCHED_QOS)
-        self._interface.publish(String(data=robot.interface.to_json()))
         self.create_subscription(TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
         self.create_subscription(JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
-        self.create_service(Trigger, topics.ARM, lambda _, answer: self._request(core.arm, answer))
-        self.create_service(Trigger, topics.DISARM, lambda _, answer: self._request(core.disarm, answer))
-        self.create_service(Trigger, topics.ESTOP, lambda _, answer: self._request(core.estop, answer))
+        self.create_service(Trigger, topics.ARM, lambda _, answer: self._request(DriverCore.arm, answer))
+        self.create_service(Trigger, topics.DISARM, lambda _, answer: self._request(DriverCore.disarm, answer))
+        self.create_service(Trigger, topics.ESTOP, lambda _, answer: self._request(DriverCore.estop, answer))
         self.create_service(
-            SetBool, topics.TORQUE_MODE, lambda ask, answer: self._request(lambda: core.torque_mode(ask.data), answer)
+            SetBool,
+            topics.TORQUE_MODE,
+            lambda ask, answer: self._request(lambda core: core.torque_mode(ask.data), answer),
         )
         self.create_timer(0.5, self._publish_diagnostics)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the robot's description and say which interface it has."""
+        try:
+            robot = load_robot(value(self, "robot"))
+        except UserError as error:
+            return self._fail(error)
+        self._core = self._new_core(robot)
+        self._interface.publish(String(data=robot.interface.to_json()))
         return TransitionCallbackReturn.SUCCESS
+
+    def _new_core(self, robot: Robot) -> DriverCore:
+        limits = Limits(**{f.name: value(self, f.name) for f in dataclasses.fields(Limits)})
+        explore = Exploration(value(self, "exploration_nm"), value(self, "exploration_time_s"), value(self, "seed"))
+        return DriverCore(robot, limits, explore)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the port and start the control thread; the robot stays disarmed."""
         assert self._core is not None
         port = value(self, "port")
         try:
-            self._link = SerialLink(port, value(self, "port_wait_s"))
+            link = SerialLink(port, value(self, "port_wait_s"))
         except UserError as error:
             return self._fail(error)
+        # Nothing of an earlier activation is carried over, least of all a wish to arm.
+        self._core, self._link = self._new_core(self._core.robot), link
         self._wall_offset_ns = time.time_ns() - time.monotonic_ns()
         self._clock_map = ClockMap()
         self._running = True
@@ -169,6 +180,7 @@ class DriverNode(LifecycleNode):
                 self.get_logger().warning(f"could not send the last disarm ({error}); the firmware's watchdog acts")
             self._link.close()
             self._link = None
+            self._publish_mode()
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
         self._error = error
@@ -282,10 +294,12 @@ class DriverNode(LifecycleNode):
             self._loop_ms.append((host_ns - stamp_ns) * 1e-6)
         self._command.publish(self._answers.fill_command(message.header.stamp, command, topics.TORQUE))
 
-    def _request(self, act: Callable[[], None], answer: Trigger.Response) -> Trigger.Response:
+    def _request(self, act: Callable[[DriverCore], None], answer: Trigger.Response) -> Trigger.Response:
         with self._lock:
             try:
-                act()
+                if self._core is None or self._link is None:
+                    raise RefusedError("the driver is not active: no port is open and the robot is disarmed")
+                act(self._core)
                 answer.success = True
             except RefusedError as error:
                 answer.success = False

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from h2o_control.contract import FloatArray, state_array
+from h2o_control.contract import FloatArray, pitch_rad, state_array
 from wheel_leg_driver.protocol import Telemetry
 
 
@@ -45,7 +45,7 @@ class Estimator:
         """Estimate the state from one telemetry frame; gyro and attitude are taken from the IMU as reported."""
         s = telemetry.sensors
         w, x, y, z = s.quaternion_wxyz
-        theta = math.atan2(2 * (w * y - x * z), 1 - 2 * (x * x + y * y))
+        theta = pitch_rad(w, x, y, z)
         yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         theta_dot = s.gyro_radps[1]
         self._last_m = self._radius * (sum(s.wheel_pos_rad) / 2 + theta)
