@@ -152,7 +152,7 @@ def test_plant_option_with_a_typo_names_the_right_one() -> None:
 
 
 def test_plant_path_that_leads_nowhere_is_an_error() -> None:
-    for path in ("nowhere:Plant", "h2o_training.plant:Nothing", "no_colon", "h2o_training.plant:Gap"):
+    for path in ("nowhere:Plant", "h2o_training.plant:Nothing", "no_colon", "h2o_training.plant:PHYSICS_STEP_S"):
         robot = dataclasses.replace(load_robot("ideal"), plant=PlantSpec(path=path))
         with pytest.raises(ConfigError):
             make_plant(robot, 0)

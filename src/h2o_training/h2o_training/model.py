@@ -8,7 +8,6 @@ model and the closed form describe the same machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -16,6 +15,7 @@ import numpy as np
 
 from h2o_control.contract import FloatArray, pitch_rad, state_array
 from h2o_control.errors import ConfigError
+from h2o_training.effects import Effects
 from wheel_leg_driver.robot import Body, Robot
 
 THIGH_MASS_KG = 0.4
@@ -24,30 +24,6 @@ SHIN_MASS_KG = 0.3
 SERVO_KP_NM_RAD = 3000.0
 SERVO_KV_NMS_RAD = 40.0
 PHYSICS_STEP_S = 0.001
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Contact between wheels and floor.
-
-    Attributes:
-        sliding, rolling_m: friction coefficient and rolling resistance length (MuJoCo geom friction).
-        time_constant_s, damping_ratio: softness of the contact (MuJoCo solref).
-    """
-
-    sliding: float = 1.0
-    rolling_m: float = 0.0
-    time_constant_s: float = 0.004
-    damping_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A point mass fixed to the torso, position from the axle in standing posture."""
-
-    mass_kg: float = 0.0
-    forward_m: float = 0.0
-    height_m: float = 0.3
 
 
 def leg_points(body: Body) -> tuple[FloatArray, FloatArray]:
@@ -83,36 +59,36 @@ def torso_inertial(body: Body) -> tuple[float, FloatArray, float]:
     return float(mass), position, float(inertia)
 
 
-def build_spec(
-    robot: Robot, *, legs_locked: bool = False, ground: Ground | None = None, payload: Payload | None = None
-) -> Any:
+def build_spec(robot: Robot, *, legs_locked: bool = False, effects: Effects | None = None) -> Any:
     """Return the robot's `mujoco.MjSpec`.
 
     Args:
         robot: description; friction of the wheel joints comes from its body.
         legs_locked: leave the leg joints out, so that the model is the closed form in 3-D (used as twin).
-        ground: contact properties, ideal by default.
-        payload: mass that the description does not know of.
+        effects: those that belong into a model are built in (friction, floor, payload, centre of mass); delays,
+            losses, rolling drag and sensors are the caller's.
     """
-    ground = ground or Ground()
+    effects = effects or Effects()
     body, radius = robot.body, robot.interface.wheel_radius_m
     mass, com, inertia = torso_inertial(body)
     hip, knee = leg_points(body)
+    # The torso moves so far that the centre of mass of all that the axle carries moves by com_forward_m.
+    shift = effects.com_forward_m * body.body_mass_kg / mass
     spec = mujoco.MjSpec()
     spec.modelname = robot.name
     spec.option.timestep = PHYSICS_STEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     contact = {
-        "friction": [ground.sliding, 0.005, ground.rolling_m],
-        "condim": 6 if ground.rolling_m > 0 else 3,
-        "solref": [ground.time_constant_s, ground.damping_ratio],
+        "friction": [effects.sliding_friction, 0.005, effects.rolling_friction_m],
+        "condim": 6 if effects.rolling_friction_m > 0 else 3,
+        "solref": [effects.floor_time_constant_s, effects.floor_damping_ratio],
     }
     for key, value in contact.items():
         setattr(floor, key, value)
     torso = spec.worldbody.add_body(name="torso", pos=[0, 0, radius])
     torso.add_freejoint(name="root")
-    torso.mass, torso.ipos, torso.explicitinertial = mass, [com[0], 0, com[1]], True
+    torso.mass, torso.ipos, torso.explicitinertial = mass, [com[0] + shift, 0, com[1]], True
     torso.inertia = [inertia * 1.2, inertia, inertia * 0.8]
     torso.add_geom(
         name="shell",
@@ -124,13 +100,13 @@ def build_spec(
         mass=0,
     )
     torso.add_site(name="imu", pos=[hip[0], 0, hip[1]])
-    if payload is not None and payload.mass_kg > 0:
-        carried = torso.add_body(name="payload", pos=[payload.forward_m, 0, payload.height_m])
+    if effects.payload_kg > 0:
+        carried = torso.add_body(name="payload", pos=[effects.payload_forward_m, 0, effects.payload_height_m])
         carried.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.03, 0, 0], mass=payload.mass_kg, contype=0, conaffinity=0
+            type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.03, 0, 0], mass=effects.payload_kg, contype=0, conaffinity=0
         )
     for side, y in (("left", body.track_width_m / 2), ("right", -body.track_width_m / 2)):
-        _add_leg(spec, torso, side, y, robot, legs_locked, hip, knee, contact)
+        _add_leg(spec, torso, side, y, robot, legs_locked, hip, knee, contact, effects)
     spec.add_sensor(
         name="accel", type=mujoco.mjtSensor.mjSENS_ACCELEROMETER, objtype=mujoco.mjtObj.mjOBJ_SITE, objname="imu"
     )
@@ -148,6 +124,7 @@ def _add_leg(
     hip: FloatArray,
     knee: FloatArray,
     contact: dict[str, Any],
+    effects: Effects,
 ) -> None:
     body, radius = robot.body, robot.interface.wheel_radius_m
     hinge = mujoco.mjtJoint.mjJNT_HINGE
@@ -183,8 +160,8 @@ def _add_leg(
         setattr(geom, key, value)
     joint = wheel.add_joint(name=f"{side}_wheel", type=hinge, axis=[0, 1, 0])
     joint.armature = body.armature_kgm2 / 2
-    joint.damping = [body.viscous_nms / 2, 0.0, 0.0]
-    joint.frictionloss = body.coulomb_nm / 2
+    joint.damping = [(body.viscous_nms + effects.viscous_nms) / 2, 0.0, 0.0]
+    joint.frictionloss = (body.coulomb_nm + effects.coulomb_nm) / 2
     motor = spec.add_actuator(name=f"{side}_wheel", trntype=mujoco.mjtTrn.mjTRN_JOINT, target=f"{side}_wheel")
     motor.set_to_motor()
 

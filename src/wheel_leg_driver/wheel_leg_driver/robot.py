@@ -104,13 +104,20 @@ class PlantSpec:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot as its file describes it; `plant` is None for real hardware."""
+    """A robot as its file describes it.
+
+    Attributes:
+        twin: what identification found that the body's numbers cannot say (fields of h2o_training.effects.Effects);
+            twins of this robot have it.
+        plant: what plays this robot in the emulator; None for real hardware.
+    """
 
     name: str
     description: str
     interface: Interface
     body: Body
     balance: Balance = Balance()
+    twin: dict[str, Any] = field(default_factory=dict)
     plant: PlantSpec | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A distribution over one parameter of a robot, as written in YAML: for populations and for domain randomisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2o_control.contract import FloatArray
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Exactly one of the three is given.
+
+    Attributes:
+        uniform: lowest and highest value.
+        normal: mean and standard deviation.
+        log_uniform: lowest and highest value, both positive; as many draws below their geometric mean as above.
+        relative: the numbers are factors on the parameter's nominal value.
+    """
+
+    uniform: tuple[float, float] | None = None
+    normal: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("uniform", "normal", "log_uniform") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of uniform, normal and log_uniform, got {given or 'none'}")
+        first, second = getattr(self, given[0])
+        if given[0] == "normal" and second < 0:
+            raise ValueError(f"the standard deviation must not be negative, got {second}")
+        if given[0] != "normal" and first > second:
+            raise ValueError(f"{given[0]}: lowest {first} is above highest {second}")
+        if given[0] == "log_uniform" and first <= 0:
+            raise ValueError(f"log_uniform: values must be positive, got {first}")
+
+    def sample(self, rng: np.random.Generator, count: int, nominal: float, low: float, high: float) -> FloatArray:
+        """Draw values [count], clipped to [low, high]."""
+        if self.uniform is not None:
+            values = rng.uniform(*self.uniform, count)
+        elif self.normal is not None:
+            values = rng.normal(*self.normal, count)
+        else:
+            assert self.log_uniform is not None
+            values = np.exp(rng.uniform(*np.log(self.log_uniform), count))
+        return np.clip(nominal * values if self.relative else values, low, high)
