@@ -41,10 +41,10 @@ class Distribution:
     def sample(self, rng: np.random.Generator, count: int, nominal: float, low: float, high: float) -> FloatArray:
         """Draw values [count], clipped to [low, high]."""
         if self.uniform is not None:
-            values = rng.uniform(*self.uniform, count)
+            values = rng.uniform(self.uniform[0], self.uniform[1], count)
         elif self.normal is not None:
-            values = rng.normal(*self.normal, count)
+            values = rng.normal(self.normal[0], self.normal[1], count)
         else:
             assert self.log_uniform is not None
-            values = np.exp(rng.uniform(*np.log(self.log_uniform), count))
+            values = np.exp(rng.uniform(np.log(self.log_uniform[0]), np.log(self.log_uniform[1]), count))
         return np.clip(nominal * values if self.relative else values, low, high)
