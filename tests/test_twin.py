@@ -119,9 +119,10 @@ def test_falls_are_terminal_and_timeouts_are_not():
     long = collector(task, 60.0, generator)
     long.collect(policy, replay, 400)
     batch = replay.all()
-    fallen = batch.next_observation[count_before:, 0].abs() > task.fall_pitch_rad
+    theta, _, x, v = batch.next_observation[count_before:].abs().T
+    fallen = theta > task.fall_pitch_rad
     assert fallen.sum() >= 4
-    assert torch.equal(batch.proceeds[count_before:] == 0, fallen)
+    assert torch.equal(batch.proceeds[count_before:] == 0, fallen | (v > task.v_limit_mps) | (x > task.x_limit_m))
 
 
 def test_training_limits_count_as_failure_in_the_twin():
@@ -132,7 +133,8 @@ def test_training_limits_count_as_failure_in_the_twin():
     made = Collector(twin(num_envs=4), task, ROBOT.interface, learned, 0.5, Scaling(4), 60.0, generator)
     made.collect(Policy(4, 1, (8,)), replay, 400)
     batch = replay.all()
-    far = (batch.next_observation[:, 2].abs() > 0.12) | (batch.next_observation[:, 0].abs() > task.fall_pitch_rad)
+    theta, _, x, v = batch.next_observation.abs().T
+    far = (x > 0.12) | (theta > task.fall_pitch_rad) | (v > task.v_limit_mps)
     assert torch.equal(batch.proceeds == 0, far)
     assert far.sum() >= 4
     assert (batch.reward == 0.5).all()

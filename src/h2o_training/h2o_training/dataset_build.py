@@ -53,7 +53,7 @@ def episode_transitions(episode: Episode, interface: Interface, task: Task) -> T
     step_ns = 1e9 * interface.dt_s
     tolerance_ns = STEP_TOLERANCE * step_ns
     modes = episode.modes()
-    fallen: BoolArray = np.asarray(np.abs(states[:, 2]) > task.fall_pitch_rad)
+    fallen: BoolArray = np.asarray(task.fallen(states))
     executed = nearest_index(episode.executed.stamp_ns, stamps[1:], int(tolerance_ns))
     torque = np.append(episode.executed.common_nm, np.nan)[executed]
     one_step = np.abs(np.diff(stamps) - step_ns) <= tolerance_ns

@@ -115,7 +115,7 @@ def import_logs(
         by_name = {name: table[:, i] for i, name in enumerate(columns)}
         states = np.stack([by_name[name] for name in STATE], axis=1)
         torque = by_name[TORQUE_COLUMN]
-        done = by_name.get(DONE_COLUMN, np.abs(states[:, 2]) > task.fall_pitch_rad) > 0.5
+        done = by_name.get(DONE_COLUMN, task.fallen(states)) > 0.5
         last = int(np.argmax(done)) if done.any() else len(states) - 1
         n_rows += len(states)
         dropped += max(0, len(states) - 1 - last)

@@ -178,7 +178,8 @@ class Demo:
 
     def _show(self, seconds: float) -> None:
         task = get_task(self._settings.task)
-        alone = json.loads((self._folder / "alone" / "evaluation.json").read_text(encoding="utf-8"))["summary"]
+        judged = json.loads((self._folder / "alone" / "evaluation.json").read_text(encoding="utf-8"))
+        alone = judged["policies"][0]["summary"]
         table = TableData(
             f"The policy alone: {alone['episodes']:.0f} episodes of 30 s in lock-step, no balance behind it",
             ["stood to the end", "median (s)", "farthest |x| (m)", "τ rms (Nm)"],

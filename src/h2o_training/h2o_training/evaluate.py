@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`h2o-robot evaluate`: how a policy does on an emulated robot, alone, from perturbed starts, the same every time."""
+"""`h2o-robot evaluate`: how policies do on an emulated robot, alone, from perturbed starts, the same every time."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,146 +19,94 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from h2o_control.contract import TASKS, FloatArray, Task
-from h2o_control.errors import UserError
-from h2o_training.figures import Episode, Limits
+from h2o_control.contract import TASKS, Task
+from h2o_control.errors import ContractError, UserError
+from h2o_control.policy import Policy
+from h2o_training.episode_result import EpisodeResult, episode_table, measure, policy_table, summarise
+from h2o_training.figures import QUANTITIES, Episode, Limits
 from h2o_training.judging import origin, policy_for, write_json
 from h2o_training.lockstep import START_PITCH_RAD, START_PITCH_RATE_RADPS, Run, run_episode
-from h2o_training.report import Report, TableData
-from wheel_leg_driver.robot import load_robot
+from h2o_training.report import Report
+from wheel_leg_driver.robot import Robot, load_robot
 
-#: Rows of the table on screen; JSON has them all.
-SHOWN = 20
+#: Episodes of each policy drawn where several are compared: more hide one another.
+DRAWN_EACH = 4
 
 
-@dataclass(frozen=True)
-class EpisodeResult:
-    """One episode, measured on the plant's truth.
+def load_policies(paths: Sequence[str], task: str | None, robot: Robot) -> dict[str, Policy]:
+    """Load policies that can be compared, by the name each has in tables: the file's, or the path where that is shared.
 
-    Attributes:
-        seed: of start and sensor noise.
-        survived: stood until the end. survival_s: how long.
-        max_abs_x_m: farthest from the start.
-        v_error_mean_mps, v_error_rms_mps: of v minus the task's wanted speed.
-        torque_rms_nm: executed common torque of one wheel. torque_change_rms_nm: its change from step to step.
-        task_return: sum of the task's rewards.
+    Raises:
+        ContractError: policies of different tasks, or made for another interface than the robot's.
+        UserError: a file that is given twice or cannot be read.
     """
-
-    seed: int
-    survived: bool
-    survival_s: float
-    max_abs_x_m: float
-    v_error_mean_mps: float
-    v_error_rms_mps: float
-    torque_rms_nm: float
-    torque_change_rms_nm: float
-    task_return: float
-
-
-def measure(run: Run, task: Task, seed: int) -> EpisodeResult:
-    """Measure one run."""
-    error = run.truth[1:, 1] - task.v_target_mps
-    return EpisodeResult(
-        seed=seed,
-        survived=not run.failed,
-        survival_s=float(run.time_s[-1]),
-        max_abs_x_m=float(np.abs(run.truth[:, 0] - run.truth[0, 0]).max()),
-        v_error_mean_mps=float(error.mean()) if len(error) else 0.0,
-        v_error_rms_mps=rms(error),
-        torque_rms_nm=rms(run.executed_nm),
-        torque_change_rms_nm=rms(np.diff(run.executed_nm)),
-        task_return=float(np.sum(task.rewards(run.truth[1:], run.executed_nm))),
-    )
+    files = [Path(p).resolve() for p in paths]
+    twice = next((p for p, file in zip(paths, files, strict=True) if files.count(file) > 1), None)
+    if twice is not None:
+        raise UserError(f"policy {twice} is given twice; a second row would say the same")
+    shared = len({file.name for file in files}) < len(files)
+    policies = {path if shared else Path(path).name: policy_for(path, task) for path in paths}
+    (first_name, first), *others = policies.items()
+    for name, policy in others:
+        own, wanted = policy.contract.task, first.contract.task
+        if own.name != wanted.name:
+            raise ContractError(
+                f"{name} was made for task {own.name!r}, {first_name} for {wanted.name!r}: judge them apart"
+            )
+        if own.hash != wanted.hash:
+            raise ContractError(
+                f"{name} and {first_name} were made for different versions of task {own.name!r} ({own.hash} and "
+                f"{wanted.hash}), e.g. with other limits: judge them apart, or export both again"
+            )
+    for policy in policies.values():
+        policy.contract.require_interface(robot.interface, f"robot {robot.name!r}")
+    return policies
 
 
-def rms(values: FloatArray) -> float:
-    """Root mean square; 0 of nothing."""
-    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else 0.0
+def judge(
+    policies: Mapping[str, Policy], robot: Robot, seconds: float, seeds: Sequence[int], jobs: int = 1
+) -> Iterator[tuple[str, int, Run]]:
+    """Run an episode of each policy from each seed; yields (policy's name, seed, run) policy by policy, in order.
 
-
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Over all episodes: share that survived, median and shortest survival, farthest x, means of the rest."""
-    survival = [r.survival_s for r in results]
-    summary = {
-        "episodes": float(len(results)),
-        "survived": float(sum(r.survived for r in results)),
-        "survival_median_s": float(np.median(survival)),
-        "survival_min_s": float(min(survival)),
-        "max_abs_x_m": max(r.max_abs_x_m for r in results),
-    }
-    for name in ("v_error_mean_mps", "v_error_rms_mps", "torque_rms_nm", "torque_change_rms_nm", "task_return"):
-        summary[name] = float(np.mean([getattr(r, name) for r in results]))
-    return summary
-
-
-def evaluation_table(results: Sequence[EpisodeResult], heading: str) -> TableData:
-    """One row an episode, then one for all."""
-    columns = [
-        "episode",
-        "stood (s)",
-        "max |x| (m)",
-        "v error (m/s)",
-        "rms (m/s)",
-        "τ rms (Nm)",
-        "Δτ rms (Nm)",
-    ]
-
-    def row(name: str, stood: str, values: Sequence[float]) -> list[str]:
-        x, mean, error, torque, change = values
-        return [name, stood, f"{x:.3f}", f"{mean:+z.3f}", f"{error:.3f}", f"{torque:.3f}", f"{change:.3f}"]
-
-    rows = [
-        row(
-            str(number),
-            f"{r.survival_s:.2f}" + ("" if r.survived else " fell"),
-            (r.max_abs_x_m, r.v_error_mean_mps, r.v_error_rms_mps, r.torque_rms_nm, r.torque_change_rms_nm),
-        )
-        for number, r in enumerate(results[:SHOWN])
-    ]
-    s = summarise(results)
-    names = ("max_abs_x_m", "v_error_mean_mps", "v_error_rms_mps", "torque_rms_nm", "torque_change_rms_nm")
-    rows.append(row("all", f"{s['survived']:.0f} of {len(results)}", [s[name] for name in names]))
-    more = f"The first {SHOWN} of {len(results)} episodes are listed. " if len(results) > SHOWN else ""
-    note = (
-        f"{more}Stood: median {s['survival_median_s']:.2f} s, shortest {s['survival_min_s']:.2f} s. v error: v less "
-        "the wanted speed, mean and rms. τ of one wheel, executed; Δτ from step to step. all: largest |x|, else means."
-    )
-    return TableData(heading, columns, rows, note)
+    Episodes are independent, so that the runs are the same however many processes share them.
+    """
+    names = [(name, seed) for name in policies for seed in seeds]
+    todo = [(policies[n].path, robot, policies[n].contract.task, seconds, seed) for n, seed in names]
+    with _mapping(jobs) as mapped:
+        for (name, seed), run in zip(names, mapped(_run, todo), strict=True):
+            yield name, seed, run
 
 
 def command(argv: Sequence[str]) -> int:
     """Entry point of `h2o-robot evaluate`."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot evaluate",
-        description="Judge a policy on an emulated robot: lock-step with the emulator's own firmware and plant, faster "
-        "than real time, from seeded perturbed starts, without the driver's balance behind it.",
+        description="Judge policies on an emulated robot: lock-step with the emulator's own firmware and plant, faster "
+        "than real time, from seeded perturbed starts, without the driver's balance behind them. Several policies get "
+        "the same starts, one table and one picture.",
         epilog="example: h2o-robot evaluate policy.onnx --robot ideal --task stand --episodes 20",
     )
-    parser.add_argument("policy", metavar="POLICY.onnx", help="written by h2o-robot export")
+    parser.add_argument("policy", nargs="+", metavar="POLICY.onnx", help="written by h2o-robot export")
     parser.add_argument("--robot", required=True, help="name in config/robots or a file")
-    parser.add_argument("--task", choices=sorted(TASKS), help="must be the policy's own (default)")
+    parser.add_argument("--task", choices=sorted(TASKS), help="must be the policies' own (default)")
     parser.add_argument("--episodes", type=int, default=10, help="default: 10")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of an episode, default: 30")
     parser.add_argument("--seed", type=int, default=0, help="episode k starts from seed + k, default: 0")
-    parser.add_argument("-o", "--output", metavar="DIR", help="default: POLICY-ROBOT beside the policy")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the results are the same, default: 1")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="default: beside the (first) policy, POLICY-ROBOT or comparison-ROBOT"
+    )
     args = parser.parse_args(argv)
-    if args.episodes < 1 or not 0 < args.seconds < math.inf or args.seed < 0:
-        raise UserError("--episodes and --seconds must be positive and finite, --seed must not be negative")
-    policy = policy_for(args.policy, args.task)
+    if args.episodes < 1 or not 0 < args.seconds < math.inf or args.seed < 0 or args.jobs < 1:
+        raise UserError("--episodes, --seconds and --jobs must be positive and finite, --seed must not be negative")
     robot = load_robot(args.robot)
-    policy.contract.require_interface(robot.interface, f"robot {robot.name!r}")
-    task = policy.contract.task
-    folder = Path(args.output) if args.output else policy.path.with_name(f"{policy.path.stem}-{robot.name}")
-    results, curves = [], []
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        for k in progress.track(range(args.episodes), description=f"evaluating on {robot.name!r}"):
-            run = run_episode(policy, robot, task, args.seconds, args.seed + k)
-            results.append(measure(run, task, args.seed + k))
-            curves.append(_curves(run, f"{k}: {results[-1].survival_s:.1f} s"))
-    heading = f"{policy.path.name} on {robot.name!r}, task {task.name!r}"
-    table = evaluation_table(results, heading)
+    policies = load_policies(args.policy, args.task, robot)
+    alone = len(policies) == 1
+    first = next(iter(policies.values()))
+    task = first.contract.task
+    _require_range(task, args.seconds)
+    stem = first.path.stem if alone else "comparison"
+    folder = Path(args.output) if args.output else first.path.with_name(f"{stem}-{robot.name}")
     settings: dict[str, Any] = {
         "robot": robot.name,
         "task": task.name,
@@ -162,29 +114,90 @@ def command(argv: Sequence[str]) -> int:
         "seed": args.seed,
         "start": f"pitch ±{START_PITCH_RAD} rad, pitch rate ±{START_PITCH_RATE_RADPS} rad/s, uniform",
     }
-    provenance = origin(policy, robot=dataclasses.asdict(robot), settings=settings)
+
+    console = Console()
+    results: dict[str, list[EpisodeResult]] = {name: [] for name in policies}
+    curves: list[Episode] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        runs = judge(policies, robot, args.seconds, range(args.seed, args.seed + args.episodes), args.jobs)
+        total = len(policies) * args.episodes
+        for name, seed, run in progress.track(runs, total=total, description=f"evaluating on {robot.name!r}"):
+            results[name].append(measure(run, task, seed))
+            number = seed - args.seed
+            if alone or number < DRAWN_EACH:
+                curves.append(_curves(run, number, None if alone else name))
+
+    origins = {n: origin(p, robot=dataclasses.asdict(robot), settings=settings) for n, p in policies.items()}
     content = {
         "settings": settings,
-        "summary": summarise(results),
-        "episodes": [dataclasses.asdict(r) for r in results],
-        "provenance": provenance,
+        "policies": [
+            {
+                "policy": name,
+                "summary": summarise(of_policy),
+                "episodes": [dataclasses.asdict(r) for r in of_policy],
+                "provenance": origins[name],
+            }
+            for name, of_policy in results.items()
+        ],
     }
     write_json(folder / "evaluation.json", content)
+    where = f"on {robot.name!r}, task {task.name!r}"
+    if alone:
+        table = episode_table(results[next(iter(policies))], f"{first.path.name} {where}")
+    else:
+        table = policy_table(results, f"{len(policies)} policies {where}")
     page = Report(
-        title=heading,
+        title=table.heading,
         lead=f"{args.episodes} episodes of at most {args.seconds:g} s on the emulated robot {robot.name!r} "
         f"({robot.description}), in lock-step, from {settings['start']}; no driver's balance behind the policy. "
-        "x, v and θ are the plant's truth.",
+        "x, v and θ are the plant's truth."
+        + ("" if alone else f" Drawn: the first {min(DRAWN_EACH, args.episodes)} episodes of each policy."),
         tables=[table],
         episodes=curves,
-        limits=Limits(task.fall_pitch_rad, robot.interface.torque_limit_nm, task.v_target_mps or None),
-        provenance=provenance,
+        limits=Limits.of(task, robot.interface),
+        provenance=next(iter(origins.values())) if alone else origins,
         overlay=True,
+        quantities=QUANTITIES if alone else ("theta", "v" if task.v_target_mps else "x"),
     ).write(folder / "report.html")
     console.print(table.rich())
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
     return 0
 
 
-def _curves(run: Run, name: str) -> Episode:
-    return Episode(name, run.time_s, run.truth, {"executed": np.append(run.executed_nm, np.nan)})
+def _require_range(task: Task, seconds: float) -> None:
+    if task.x_limit_m is not None and abs(task.v_target_mps) * seconds >= task.x_limit_m:
+        longest = task.x_limit_m / abs(task.v_target_mps)
+        raise UserError(
+            f"--seconds {seconds:g}: at {task.v_target_mps} m/s the robot is at the end of task {task.name!r}'s range, "
+            f"{task.x_limit_m:g} m, after {longest:g} s; use shorter episodes"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _policy(path: Path) -> Policy:
+    return Policy(path)
+
+
+def _run(todo: tuple[Path, Robot, Task, float, int]) -> Run:
+    path, robot, task, seconds, seed = todo
+    return run_episode(_policy(path), robot, task, seconds, seed)
+
+
+@contextlib.contextmanager
+def _mapping(jobs: int) -> Iterator[Callable[..., Iterable[Run]]]:
+    """Yield a `map` that keeps the order: in this process, or in `jobs` others, begun afresh (no forked threads)."""
+    if jobs == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _curves(run: Run, number: int, group: str | None) -> Episode:
+    torques = {"executed": np.append(run.executed_nm, np.nan)}
+    return Episode(f"{number}: {run.time_s[-1]:.1f} s", run.time_s, run.truth, torques, group=group)

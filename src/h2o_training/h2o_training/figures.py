@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from h2o_control.contract import FloatArray
+from h2o_control.contract import STATE, FloatArray, Interface, Task
 from h2o_control.topics import BALANCE, DISARMED, FAULT, TORQUE
 
 #: Background of a plot while a mode is in command, and how the page names it.
@@ -30,7 +30,10 @@ COLOURS = ("#1f5fa8", "#d1690e", "#2a8a4a", "#8a4fb0", "#b8323a", "#5c6470", "#0
 EPISODE_COLOURS: tuple[str, ...] = tuple(qualitative.Dark24)
 #: More points a curve than this are thinned, extremes kept: a page of many episodes must still scroll.
 MAX_POINTS = 4000
-_ROWS = (("x", "x (m)"), ("v", "v (m/s)"), ("theta", "θ (rad)"), ("tau", "τ a wheel (Nm)"))
+_TITLES = {"x": "x (m)", "v": "v (m/s)", "theta": "θ (rad)", "tau": "τ a wheel (Nm)"}
+#: What a figure can show, one plot each.
+QUANTITIES = tuple(_TITLES)
+_HEIGHTS = {"x": 1.0, "v": 1.0, "theta": 1.0, "tau": 1.3}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Episode:
         states: float [n, 4] in the order of contract.STATE.
         torques_nm: curves [n] by name; the first is drawn in full, the others dashed.
         modes: str [n], the mode in command; None where there is none to show.
+        group: episodes of one group share a colour and the group's name in the legend; None: each its own.
     """
 
     name: str
@@ -50,29 +54,52 @@ class Episode:
     states: FloatArray
     torques_nm: Mapping[str, FloatArray]
     modes: NDArray[np.str_] | None = None
+    group: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What the legend calls it."""
+        return self.group or self.name
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Thin lines across the plots: fall pitch, torque limit, wanted speed."""
+    """Thin lines across the plots: fall pitch, torque limit, wanted speed, and where the robot has run away."""
 
     fall_pitch_rad: float
     torque_nm: float
     v_target_mps: float | None = None
+    v_limit_mps: float | None = None
+    x_limit_m: float | None = None
+
+    @classmethod
+    def of(cls, task: Task, interface: Interface) -> Limits:
+        """Return the limits that a task and a robot set."""
+        target = task.v_target_mps or None
+        return cls(task.fall_pitch_rad, interface.torque_limit_nm, target, task.v_limit_mps, task.x_limit_m)
 
 
-def episode_figure(episodes: Sequence[Episode], limits: Limits) -> Any:
-    """Draw x, v, theta and torque over time, one colour an episode; with one episode, one colour a torque."""
-    figure = make_subplots(rows=len(_ROWS), shared_xaxes=True, vertical_spacing=0.035, row_heights=[1, 1, 1, 1.3])
+def episode_figure(episodes: Sequence[Episode], limits: Limits, quantities: Sequence[str] = QUANTITIES) -> Any:
+    """Draw quantities over time, one colour an episode or group of them; with one episode, one colour a torque."""
+    rows = {name: number for number, name in enumerate(quantities, start=1)}
+    figure = make_subplots(
+        rows=len(rows), shared_xaxes=True, vertical_spacing=0.035, row_heights=[_HEIGHTS[name] for name in rows]
+    )
     alone = len(episodes) == 1
-    for number, episode in enumerate(episodes):
-        colour = COLOURS[0] if alone else EPISODE_COLOURS[number % len(EPISODE_COLOURS)]
-        for row, column in ((1, 0), (2, 1), (3, 2)):
-            _line(figure, row, episode, episode.states[:, column], colour, show=row == 1 and not alone)
-        for order, (name, torque) in enumerate(episode.torques_nm.items()):
+    labels = list(dict.fromkeys(e.label for e in episodes))
+    named: set[str] = set()
+    for episode in episodes:
+        colour = COLOURS[0] if alone else EPISODE_COLOURS[labels.index(episode.label) % len(EPISODE_COLOURS)]
+        for name, row in rows.items():
+            if name == "tau":
+                continue
+            show = not alone and episode.label not in named
+            _line(figure, row, episode, episode.states[:, STATE.index(name)], colour, show)
+            named.add(episode.label)
+        for order, (name, torque) in enumerate(episode.torques_nm.items() if "tau" in rows else ()):
             _line(
                 figure,
-                4,
+                rows["tau"],
                 episode,
                 torque,
                 COLOURS[order] if alone else colour,
@@ -86,13 +113,15 @@ def episode_figure(episodes: Sequence[Episode], limits: Limits) -> Any:
                 figure.add_vrect(
                     x0=start_s, x1=end_s, fillcolor=MODE_STYLE[mode][0], layer="below", line_width=0, row="all", col=1
                 )
-    _limit_lines(figure, episodes, limits)
-    for row, (_, title) in enumerate(_ROWS, start=1):
-        figure.update_yaxes(title_text=title, row=row, col=1, gridcolor="rgba(0,0,0,0.09)", zerolinecolor="#bbb")
+    _limit_lines(figure, rows, episodes, limits)
+    for name, row in rows.items():
+        figure.update_yaxes(
+            title_text=_TITLES[name], row=row, col=1, gridcolor="rgba(0,0,0,0.09)", zerolinecolor="#bbb"
+        )
         figure.update_xaxes(gridcolor="rgba(0,0,0,0.09)", row=row, col=1, zeroline=False)
-    figure.update_xaxes(title_text="time (s)", row=len(_ROWS), col=1)
+    figure.update_xaxes(title_text="time (s)", row=len(rows), col=1)
     figure.update_layout(
-        height=860,
+        height=100 + 190 * len(rows),
         margin={"l": 70, "r": 20, "t": 40, "b": 50},
         plot_bgcolor="white",
         hovermode="x unified" if alone else "closest",
@@ -137,7 +166,7 @@ def _line(
     dash: str = "solid",
 ) -> None:
     time_s, thinned = thin(episode.time_s, values)
-    label = name or episode.name
+    label = name or episode.label
     figure.add_trace(
         go.Scatter(
             x=time_s.astype(np.float32),
@@ -145,7 +174,7 @@ def _line(
             mode="lines",
             name=label if show else "",
             showlegend=show,
-            legendgroup=None if name else episode.name,
+            legendgroup=None if name else episode.label,
             line={"color": colour, "width": 1.3 if dash == "solid" else 1.8, "dash": dash},
             hovertemplate=f"{html.escape(label)}: %{{y:.4g}}<extra></extra>",
         ),
@@ -154,15 +183,20 @@ def _line(
     )
 
 
-def _limit_lines(figure: Any, episodes: Sequence[Episode], limits: Limits) -> None:
+def _limit_lines(figure: Any, rows: Mapping[str, int], episodes: Sequence[Episode], limits: Limits) -> None:
     """Draw limits only where the curves come near them: elsewhere they would squeeze the curves flat."""
     style = {"line_color": "#999", "line_width": 1, "line_dash": "dash", "col": 1}
-    pitch = max((np.nanmax(np.abs(e.states[:, 2]), initial=0.0) for e in episodes), default=0.0)
-    torque = max((np.nanmax(np.abs(t), initial=0.0) for e in episodes for t in e.torques_nm.values()), default=0.0)
-    for sign in (-1, 1):
-        if pitch > 0.6 * limits.fall_pitch_rad:
-            figure.add_hline(y=sign * limits.fall_pitch_rad, row=3, **style)
-        if torque > 0.6 * limits.torque_nm:
-            figure.add_hline(y=sign * limits.torque_nm, row=4, **style)
-    if limits.v_target_mps:
-        figure.add_hline(y=limits.v_target_mps, row=2, **style)
+    values = {"x": limits.x_limit_m, "v": limits.v_limit_mps, "theta": limits.fall_pitch_rad, "tau": limits.torque_nm}
+    for name, row in rows.items():
+        limit = values[name]
+        if limit is not None and any(_largest(e, name) > 0.6 * limit for e in episodes):
+            figure.add_hline(y=limit, row=row, **style)
+            figure.add_hline(y=-limit, row=row, **style)
+    if limits.v_target_mps and "v" in rows:
+        figure.add_hline(y=limits.v_target_mps, row=rows["v"], **style)
+
+
+def _largest(episode: Episode, name: str) -> float:
+    """Largest absolute value that is drawn; 0 of nothing."""
+    curves = episode.torques_nm.values() if name == "tau" else [episode.states[:, STATE.index(name)]]
+    return max((float(np.nanmax(np.abs(c), initial=0.0)) for c in curves), default=0.0)

@@ -7,7 +7,7 @@ There is no driver's balance behind it: what falls here has fallen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from wheel_leg_driver.robot import Robot
 #: Perturbed starts: uniform within these, a robot that is let go not quite upright and not quite at rest.
 START_PITCH_RAD = 0.05
 START_PITCH_RATE_RADPS = 0.3
+#: How an episode ended; a robot that tips over while it runs away ends by what came first.
+Outcome = Literal["stood", "fell", "ran away"]
 
 
 class Commander(Protocol):
@@ -39,7 +41,7 @@ class Run:
         time_s: float [n + 1], from letting go.
         truth, estimate: float [n + 1, 4] in the order of contract.STATE.
         asked_nm, executed_nm: float [n], common torque over each step: the policy's answer and the firmware's.
-        failed: it ended by a fall, or by running away where the task limits that.
+        outcome: how it ended, on the truth.
         start_pitch_rad, start_pitch_rate_radps: how it was let go.
     """
 
@@ -48,13 +50,28 @@ class Run:
     estimate: FloatArray
     asked_nm: FloatArray
     executed_nm: FloatArray
-    failed: bool
+    outcome: Outcome
     start_pitch_rad: float
     start_pitch_rate_radps: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended before its time."""
+        return self.outcome != "stood"
+
+
+def outcome(task: Task, state: FloatArray) -> Outcome:
+    """Say what has become of a robot in this true state [4]."""
+    if task.fallen(state):
+        return "fell"
+    return "ran away" if task.ran_away(state) else "stood"
 
 
 def run_episode(commander: Commander, robot: Robot, task: Task, seconds: float, seed: int) -> Run:
     """Let go of the robot at a random pitch and pitch rate and let the commander answer every telemetry frame.
+
+    The episode ends when the robot has fallen or run away (Task.failed of the plant's truth), at the latest after
+    `seconds`.
 
     Steering is the driver's (yaw damping at zero yaw rate); a torque that is not finite counts as zero.
 
@@ -75,13 +92,13 @@ def run_episode(commander: Commander, robot: Robot, task: Task, seconds: float, 
     asked, executed = np.empty(steps), np.empty(steps)
     limit = robot.interface.torque_limit_nm
     posture = (robot.body.thigh_rad, robot.body.shin_rad)
-    failed = False
+    ended: Outcome = "stood"
     n = 0
     for n in range(steps + 1):
         estimate = estimator.update(telemetry)
         truth[n], estimates[n] = plant.truth(), estimate.state
-        failed = bool(task.failed(truth[n]))
-        if failed or n == steps:
+        ended = outcome(task, truth[n])
+        if ended != "stood" or n == steps:
             break
         torque = commander.torque_nm(estimates[n])
         torque = min(limit, max(-limit, torque)) if np.isfinite(torque) else 0.0
@@ -90,7 +107,7 @@ def run_episode(commander: Commander, robot: Robot, task: Task, seconds: float, 
         telemetry = _decode(reader, firmware.step(encode_command(command)))
         asked[n], executed[n] = torque, sum(telemetry.executed_nm) / 2
     time_s = np.arange(n + 1) * robot.interface.dt_s
-    return Run(time_s, truth[: n + 1], estimates[: n + 1], asked[:n], executed[:n], failed, pitch, rate)
+    return Run(time_s, truth[: n + 1], estimates[: n + 1], asked[:n], executed[:n], ended, pitch, rate)
 
 
 def _decode(reader: FrameReader, frame: bytes) -> Telemetry:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from h2o_control.atomic_file import write_atomically
 from h2o_control.errors import DataError
-from h2o_training.figures import MODE_STYLE, Episode, Limits, episode_figure
+from h2o_training.figures import MODE_STYLE, QUANTITIES, Episode, Limits, episode_figure
 
 #: Episodes drawn on one page; tables and JSON have them all.
 MAX_EPISODES = 24
@@ -55,9 +56,23 @@ class TableData:
 
     def rich(self) -> Table:
         """Return the same table for the terminal."""
-        table = Table(title=self.heading, title_justify="left", caption=self.note or None, caption_justify="left")
+        table = Table(
+            title=self.heading,
+            title_justify="left",
+            caption=self.note or None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+            # Where the terminal is narrow names are folded: a number that is cut short would be another number.
+            table.add_column(
+                column.replace(" (", "\n("),
+                justify="left" if number == 0 else "right",
+                no_wrap=number > 0,
+                overflow="fold" if number == 0 else "ellipsis",
+            )
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -74,6 +89,7 @@ class Report:
     limits: Limits
     provenance: Mapping[str, Any]
     overlay: bool = False
+    quantities: Sequence[str] = QUANTITIES
 
     def write(self, path: str | Path) -> Path:
         """Write the page in one step; raises DataError where it cannot be written."""
@@ -99,7 +115,7 @@ class Report:
         for heading, group in groups:
             if heading:
                 body.append(f"<h2>{html.escape(heading)}</h2>")
-            figure = episode_figure(group, self.limits)
+            figure = episode_figure(group, self.limits, self.quantities)
             body.append(
                 figure.to_html(
                     full_html=False, include_plotlyjs=script, config={"displaylogo": False, "responsive": True}

@@ -166,7 +166,8 @@ class TrainConfig:
         reward_scale: factor on the reward inside the learner.
         smoothness: weight of the squared change of the normalised action from one state to the next in the policy's
             loss (CAPS, arXiv 2012.06644; a deviation from the papers); 0 is without.
-        x_limit_m, v_limit_mps: training only: beyond these the robot counts as failed (None: the task's own limits).
+        x_limit_m, v_limit_mps: training only: beyond these the robot counts as failed, in the twin and in the data
+            (None: in the twin the task's own limits, in the data falls alone).
         optimistic: let Q and V begin at bonus / (1 − γ) instead of about 0, and let no target exceed it: it is what
             standing for ever is worth and the most that any return can be. So the constant need not be learnt by
             bootstrapping, which takes longer than the rest, and values of actions that no data tells of stay bounded.
