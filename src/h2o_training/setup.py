@@ -18,6 +18,7 @@ setup(
         "wheel_leg_driver",
         "torch>=2.4",
         "mujoco>=4.0",
+        "yourdfpy>=0.0.58",
         "onnx>=1.16",
         "h5py>=3.8",
         "plotly>=5.18",
@@ -33,6 +34,7 @@ setup(
             "trainer_node = h2o_training.trainer_node:main",
         ],
         "h2o_robot.commands": [
+            "robot = h2o_training.robot_cli:command",
             "dataset = h2o_training.dataset_cli:command",
             "train = h2o_training.train_cli:command",
             "export = h2o_training.export:command",

@@ -24,6 +24,7 @@ SUMMARIES = {
     "up": ("h2o_control", "start a launch file where ROS's own launch is absent"),
     "emulate": ("wheel_leg_driver", "run an emulated robot behind a pseudo-terminal"),
     "teleop": ("h2o_control", "drive the robot by keyboard"),
+    "robot": ("h2o_training", "list, show, blend and draw descriptions of robots; write them as URDF or MJCF"),
     "dataset": ("h2o_training", "build a dataset from bags, or from the text log of a real robot"),
     "train": ("h2o_training", "train a policy from a configuration file"),
     "export": ("h2o_training", "turn a training run into an ONNX policy"),

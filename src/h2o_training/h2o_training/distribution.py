@@ -12,24 +12,28 @@ from h2o_control.contract import FloatArray
 
 @dataclass(frozen=True)
 class Distribution:
-    """Exactly one of the three is given.
+    """Exactly one of uniform, normal and log_uniform is given, and at most one of relative and offset.
 
     Attributes:
         uniform: lowest and highest value.
         normal: mean and standard deviation.
         log_uniform: lowest and highest value, both positive; as many draws below their geometric mean as above.
         relative: the numbers are factors on the parameter's nominal value.
+        offset: the numbers are added to the parameter's nominal value.
     """
 
     uniform: tuple[float, float] | None = None
     normal: tuple[float, float] | None = None
     log_uniform: tuple[float, float] | None = None
     relative: bool = False
+    offset: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("uniform", "normal", "log_uniform") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of uniform, normal and log_uniform, got {given or 'none'}")
+        if self.relative and self.offset:
+            raise ValueError("relative and offset exclude each other")
         first, second = getattr(self, given[0])
         if given[0] == "normal" and second < 0:
             raise ValueError(f"the standard deviation must not be negative, got {second}")
@@ -47,4 +51,8 @@ class Distribution:
         else:
             assert self.log_uniform is not None
             values = np.exp(rng.uniform(np.log(self.log_uniform[0]), np.log(self.log_uniform[1]), count))
-        return np.clip(nominal * values if self.relative else values, low, high)
+        if self.relative:
+            values = nominal * values
+        elif self.offset:
+            values = nominal + values
+        return np.clip(values, low, high)

@@ -23,6 +23,7 @@ SHIN_MASS_KG = 0.3
 #: Leg servos: stiff enough that the legs sag by milliradians under the robot's weight.
 SERVO_KP_NM_RAD = 3000.0
 SERVO_KV_NMS_RAD = 40.0
+SERVO_LIMIT_NM = 40.0
 PHYSICS_STEP_S = 0.001
 
 
@@ -142,6 +143,7 @@ def _add_leg(
                 name=f"{side}_{name}", trntype=mujoco.mjtTrn.mjTRN_JOINT, target=f"{side}_{name}", ctrllimited=False
             )
             servo.set_to_position(kp=SERVO_KP_NM_RAD, kv=SERVO_KV_NMS_RAD)
+            servo.forcelimited, servo.forcerange = True, [-SERVO_LIMIT_NM, SERVO_LIMIT_NM]
     wheel = shin.add_body(name=f"{side}_wheel", pos=[shin_tip[0], 0, shin_tip[1]])
     spin = body.wheels_inertia_kgm2 / 2
     wheel.mass, wheel.explicitinertial = body.wheels_mass_kg / 2, True

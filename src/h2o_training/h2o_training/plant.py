@@ -13,6 +13,7 @@ import numpy as np
 from h2o_control.contract import FloatArray
 from h2o_training.effects import effects_from
 from h2o_training.model import PHYSICS_STEP_S, build_model, set_state
+from h2o_training.robots import blend_effects
 from wheel_leg_driver.plant import SensorReadings
 from wheel_leg_driver.robot import Robot
 
@@ -25,6 +26,9 @@ AMBIENT_C, HEATING_C_PER_NM2_S, COOLING_TIME_S = 24.0, 0.05, 300.0
 
 class MujocoPlant:
     """A robot on a floor, in 3-D, legs held by servos (see `wheel_leg_driver.plant.Plant`)."""
+
+    #: What lies between the options of two such robots (see wheel_leg_driver.blend).
+    blend_options = staticmethod(blend_effects)
 
     def __init__(self, robot: Robot, seed: int, **options: Any) -> None:
         """Build the model; `options` are the fields of Effects (see effects.py)."""

@@ -2,15 +2,20 @@
 """One robot's description: interface, body, balance and, for an emulated robot, the plant that plays it.
 
 Read from config/robots/*.yaml. The driver needs interface, body and balance; only the emulator reads `plant`.
+A robot may also be given as a point on the line between two others (blend.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from h2o_control.config import find_config, from_mapping, load_yaml
 from h2o_control.contract import Interface
+from h2o_control.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,12 @@ class Balance:
 
 @dataclass(frozen=True)
 class PlantSpec:
-    """The class that plays this robot in the emulator, by import path "module:Class", and its options."""
+    """The class that plays this robot in the emulator, and its options.
+
+    Attributes:
+        path: "module:Class", or "file.py:Class" with a file relative to the robot's own.
+        options: what the class takes beside robot and seed.
+    """
 
     path: str = "h2o_training.plant:MujocoPlant"
     options: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +120,7 @@ class Robot:
         twin: what identification found that the body's numbers cannot say (fields of h2o_training.effects.Effects);
             twins of this robot have it.
         plant: what plays this robot in the emulator; None for real hardware.
+        provenance: how a program came to this description (blend, draw, fit); for people, nothing is computed from it.
     """
 
     name: str
@@ -119,6 +130,7 @@ class Robot:
     balance: Balance = Balance()
     twin: dict[str, Any] = field(default_factory=dict)
     plant: PlantSpec | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -126,6 +138,79 @@ class Robot:
 
 
 def load_robot(name_or_path: str) -> Robot:
-    """Load `config/robots/<name>.yaml` or a path; raises ConfigError naming the file, the key and what is valid."""
+    """Load a robot by the name of a file in config/robots, by path, or as a blend FROM:TO:GAP, e.g. ideal:worn:0.25.
+
+    A file holds a description, or `blend: {from: ideal, to: worn, gap: 0.25}`, with a name and a description where the
+    ones made up from that will not do.
+
+    Raises:
+        ConfigError: names the file, the key and what is valid.
+    """
+    return _load(name_or_path, ())
+
+
+def _load(name_or_path: str, seen: tuple[Path, ...]) -> Robot:
+    if ":" in name_or_path and not Path(name_or_path).is_file():
+        return _blend_from_text(name_or_path, seen)
     path = find_config("robots", name_or_path)
-    return from_mapping(Robot, load_yaml(path), str(path))
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: this blend leads back to itself")
+    data = load_yaml(path)
+    if isinstance(data, Mapping) and "blend" in data:
+        return _blend_from_file(path, data, (*seen, path.resolve()))
+    return _located(from_mapping(Robot, data, str(path)), path)
+
+
+def _blend_from_text(text: str, seen: tuple[Path, ...]) -> Robot:
+    try:
+        first, second, given = text.split(":")
+        gap = float(given)
+    except ValueError:
+        raise ConfigError(f"robot {text!r} is no blend: write FROM:TO:GAP, e.g. ideal:worn:0.25") from None
+    return _blend(first, second, gap, seen)
+
+
+@dataclass(frozen=True)
+class _BlendFile:
+    blend: dict[str, Any]
+    name: str | None = None
+    description: str | None = None
+
+
+def _blend_from_file(path: Path, data: Mapping[str, Any], seen: tuple[Path, ...]) -> Robot:
+    file = from_mapping(_BlendFile, data, str(path))
+    if sorted(file.blend) != ["from", "gap", "to"]:
+        raise ConfigError(f"{path}: blend must read {{from: ROBOT, to: ROBOT, gap: 0 to 1}}, got {file.blend!r}")
+    gap = file.blend["gap"]
+    if isinstance(gap, bool) or not isinstance(gap, int | float):
+        raise ConfigError(f"{path}: blend: gap must be a number, got {gap!r}")
+    robot = _blend(_beside(path, file.blend["from"]), _beside(path, file.blend["to"]), float(gap), seen)
+    try:
+        return dataclasses.replace(
+            robot,
+            name=robot.name if file.name is None else file.name,
+            description=robot.description if file.description is None else file.description,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _blend(first: str, second: str, gap: float, seen: tuple[Path, ...]) -> Robot:
+    # Only blends need it, and it needs this module.
+    from wheel_leg_driver.blend import blend_robots
+
+    return blend_robots(_load(first, seen), _load(second, seen), gap)
+
+
+def _beside(path: Path, name: Any) -> str:
+    # A file that names files must read the same from everywhere.
+    text = str(name)
+    return str(path.parent / text) if text.endswith((".yaml", ".yml")) else text
+
+
+def _located(robot: Robot, path: Path) -> Robot:
+    """Let a plant given as file.py:Class be found from everywhere: it is relative to the robot's own file."""
+    plant = robot.plant
+    if plant is None or ".py:" not in plant.path:
+        return robot
+    return dataclasses.replace(robot, plant=dataclasses.replace(plant, path=str(path.parent / plant.path)))
