@@ -15,7 +15,7 @@ from wheel_leg_driver.estimator import Estimator
 from wheel_leg_driver.plant import make_plant
 from wheel_leg_driver.protocol import Fault, Status, Telemetry
 from wheel_leg_driver.robot import PlantSpec, Robot, load_robot
-from wheel_leg_driver.sagittal import GRAVITY_MPS2, accelerations
+from wheel_leg_driver.sagittal import GRAVITY_MPS2, Parameters, accelerations
 
 
 def with_plant(**options: object) -> Robot:
@@ -46,7 +46,7 @@ def test_closed_form_against_a_pendulum_by_hand() -> None:
     robot = load_robot("ideal")
     body = dataclasses.replace(robot.body, wheels_mass_kg=1e9)
     # An axle that cannot move leaves a pendulum: (I + M l² + arm) θ'' = M g l sin θ, rotor included.
-    _, theta_dd = accelerations(body, robot.interface.wheel_radius_m, 0.0, 0.1, 0.0, 0.0)
+    _, theta_dd = accelerations(Parameters.of(body, robot.interface.wheel_radius_m), 0.0, 0.1, 0.0, 0.0)
     mass, length = body.body_mass_kg, body.com_height_m
     inertia = body.body_inertia_kgm2 + mass * length**2 + body.armature_kgm2
     assert theta_dd == pytest.approx(mass * GRAVITY_MPS2 * length * math.sin(0.1) / inertia, rel=1e-6)
@@ -67,7 +67,7 @@ def test_closed_form_agrees_with_mujoco_with_locked_legs_for_3_s() -> None:
         mujoco.mj_step(model, data, 5)
         torque = float(np.clip(-gain @ state, -3, 3))
         for _ in range(50):
-            v_dot, theta_dd = accelerations(robot.body, 0.065, state[1], state[2], state[3], torque)
+            v_dot, theta_dd = accelerations(Parameters.of(robot.body, 0.065), state[1], state[2], state[3], torque)
             state = state + 1e-4 * np.array([state[1], v_dot, state[3], theta_dd])
     assert np.sqrt(np.mean(np.square(errors))) < 1e-3
 
@@ -88,7 +88,7 @@ def test_energy_is_kept_without_friction_and_torque() -> None:
         return kinetic + mass * GRAVITY_MPS2 * length * math.cos(theta)
 
     def slope(s: np.ndarray) -> np.ndarray:
-        v_dot, theta_dd = accelerations(body, radius, s[1], s[2], s[3], 0.0)
+        v_dot, theta_dd = accelerations(Parameters.of(body, radius), s[1], s[2], s[3], 0.0)
         return np.array([s[1], v_dot, s[3], theta_dd])
 
     state, h = np.array([0.0, 0.1, 0.2, 0.0]), 1e-4

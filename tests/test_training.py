@@ -279,7 +279,7 @@ IMPOSSIBLE = [
     *("log.checkpoint_every=-1", "collect.episode_s=0", "collect.episode_s=1e9", "collect.steps=0"),
     *("h2o.value_layers=[]", "h2o.ratio.noise_std=-1", "h2o.ratio.logit_bound=0", "h2o.ratio.every=0"),
     *("h2o.ratio.batch=0", "h2o.ratio.clip_max=0", "h2o.ratio.clip_min=2", "h2o.ratio.layers=[-1]"),
-    *("twin.num_envs=0", "twin.torque_factor=0", "smoothness=.nan", f"seed={2**63}"),
+    *("twin.num_envs=0", "twin.effects.torque_factor=0", "smoothness=.nan", f"seed={2**63}"),
 ]
 
 

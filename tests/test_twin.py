@@ -18,7 +18,7 @@ from h2o_training.train_config import TrainConfig, learned_task
 from h2o_training.twin import InitialStates, TwinConfig, make_twin
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
-from wheel_leg_driver.sagittal import accelerations
+from wheel_leg_driver.sagittal import Parameters, accelerations
 
 ROBOT = load_robot("ideal")
 KINDS = ("closed_form", "mujoco")
@@ -35,7 +35,7 @@ def test_closed_form_step_solves_the_equations_of_motion():
     for row, u, found in zip(before, torque, after, strict=True):
 
         def slope(_, s, u=u):
-            v_dot, theta_ddot = accelerations(ROBOT.body, 0.065, s[1], s[2], s[3], u)
+            v_dot, theta_ddot = accelerations(Parameters.of(ROBOT.body, 0.065), s[1], s[2], s[3], u)
             return [s[1], v_dot, s[3], theta_ddot]
 
         wanted = scipy.integrate.solve_ivp(slope, (0, 0.005), row, rtol=1e-10, atol=1e-12).y[:, -1]
@@ -82,7 +82,7 @@ def test_torque_is_limited_as_by_the_firmware(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dead_zone_and_torque_factor_change_what_is_produced(kind):
-    weak, strong = twin(kind, torque_factor=0.5, dead_zone_nm=0.4), twin(kind)
+    weak, strong = twin(kind, effects={"torque_factor": 0.5, "dead_zone_nm": 0.4}), twin(kind)
     torch.testing.assert_close(weak.step(torch.full((8,), 2.4)), strong.step(torch.full((8,), 1.0)))
     torch.testing.assert_close(weak.step(torch.full((8,), 0.3)), strong.step(torch.zeros(8)))
 

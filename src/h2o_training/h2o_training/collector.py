@@ -123,7 +123,7 @@ class Collector:
 def evaluate_on_twin(
     policy: Policy, twin: Twin, task: Task, interface: Interface, scaling: Scaling, duration_s: float
 ) -> dict[str, float]:
-    """Run the deterministic policy on a twin from its initial states, without noise.
+    """Run the deterministic policy on a twin from its initial states, without noise, judged by the true states.
 
     Returns:
         mean "return" with the task's own reward (a robot that failed collects nothing more), "survived" fraction,
@@ -135,9 +135,10 @@ def evaluate_on_twin(
     for _ in range(round(duration_s / interface.dt_s)):
         torque = interface.torque_limit_nm * policy.act(scaling(task.observe(twin.state)))[:, 0]
         # A fallen robot is left alone: its equations go on but nothing it does counts.
-        state = twin.step(torque * alive)
+        twin.step(torque * alive)
+        state = twin.truth
         alive &= ~task.failed(state)
         total += torch.where(alive, task.rewards(state, torque), 0.0)
-    x_abs = twin.state[:, 0].abs()
+    x_abs = twin.truth[:, 0].abs()
     standing = x_abs[alive].mean().item() if bool(alive.any()) else float("nan")
     return {"return": total.mean().item(), "survived": alive.float().mean().item(), "x_abs_m": standing}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
@@ -11,86 +12,104 @@ import torch
 from mujoco.rollout import Rollout
 from torch import Tensor
 
-from h2o_control.config import to_mapping
-from h2o_training.model import build_model, get_state, set_state
-from h2o_training.twin import TwinConfig
-from wheel_leg_driver.robot import Robot
+from h2o_control.contract import FloatArray
+from h2o_training.effects import with_values
+from h2o_training.model import PHYSICS_STEP_S, build_model
+from h2o_training.twin_batch import BatchTwin
+from h2o_training.twin_effects import SENSOR_EFFECTS
 
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
+#: What is no part of the model: motors and sensors are simulated around it.
+_OUTSIDE = {*SENSOR_EFFECTS, "torque_factor", "dead_zone_nm", "actuation_delay_s", "torque_lag_s"}
 
 
-class MujocoTwin:
-    """N copies of one model (see Twin); simulates on the CPU, tensors come from and go to the generator's device."""
+class MujocoTwin(BatchTwin):
+    """N robots (see Twin); simulates on the CPU, tensors come from and go to the generator's device.
 
-    def __init__(self, config: TwinConfig, robot: Robot, generator: torch.Generator) -> None:
-        self.num_envs = config.num_envs
-        self._config = config
-        self._robot = robot
-        self._generator = generator
-        self._model = build_model(robot, legs_locked=True)
-        self._data = mujoco.MjData(self._model)
-        self._substeps = round(robot.interface.dt_s / self._model.opt.timestep)
-        # The physics step must divide the control step; the nearest one that does is at most a third off.
-        self._model.opt.timestep = robot.interface.dt_s / max(self._substeps, 1)
-        self._wheels = [self._model.actuator(f"{side}_wheel").id for side in ("left", "right")]
-        self._full = np.zeros((self.num_envs, mujoco.mj_stateSize(self._model, _FULL)))
-        # One thread: twins of a few dozen robots step faster than a pool wakes up, and runs share cores.
-        self._rollout = Rollout(nthread=0)
-        self.reset()
-
-    @property
-    def state(self) -> Tensor:
-        """States [N, 4]; see Twin.state."""
-        rows = np.empty((self.num_envs, 4), dtype=np.float32)
-        for row, full in zip(rows, self._full, strict=True):
-            mujoco.mj_setState(self._model, self._data, full, _FULL)
-            row[:] = get_state(self._data)
-        return torch.from_numpy(rows).to(self._generator.device)
-
-    def reset(self, mask: Tensor | None = None) -> Tensor:
-        """Start new episodes; see Twin.reset."""
-        fresh = self._config.initial.sample(self.num_envs, self._generator)
-        if mask is None:
-            self.set_state(fresh)
-        else:
-            for index in torch.nonzero(mask).flatten().tolist():
-                self._put(index, fresh[index])
-        return self.state
-
-    def set_state(self, state: Tensor) -> None:
-        """Put the robots into these states [N, 4]."""
-        for index in range(self.num_envs):
-            self._put(index, state[index])
-
-    def step(self, torque_nm: Tensor) -> Tensor:
-        """Advance one control step; see Twin.step."""
-        limit = self._robot.interface.torque_limit_nm
-        torque = np.clip(torque_nm.detach().cpu().numpy().astype(np.float64), -limit, limit)
-        dead = self._config.dead_zone_nm
-        produced = self._config.torque_factor * np.sign(torque) * np.maximum(np.abs(torque) - dead, 0.0)
-        control = np.zeros((self.num_envs, max(self._substeps, 1), self._model.nu))
-        control[:, :, self._wheels] = produced[:, None, None]
-        path, _ = self._rollout.rollout(self._model, [self._data], self._full, control)
-        self._full = np.ascontiguousarray(path[:, -1])
-        return self.state
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next step follows from: MuJoCo's full physics state [N, n] in double precision."""
-        return {"full": torch.from_numpy(self._full.copy())}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up where `state_dict` left off."""
-        self._full = state["full"].cpu().numpy().copy()
+    Robots that differ in what belongs into a model have one each. The wheels roll along x: both motors pull alike.
+    """
 
     def describe(self) -> dict[str, Any]:
         """What this twin is, for provenance."""
-        return {
-            **to_mapping(self._config),
-            "mujoco": mujoco.__version__,
-            "timestep_s": self._model.opt.timestep,
-            "body": to_mapping(self._robot.body),
-        }
+        step_s = self._models[0].opt.timestep
+        return {**super().describe(), "mujoco": mujoco.__version__, "timestep_s": step_s}
 
-    def _put(self, index: int, state: Tensor) -> None:
-        set_state(self._model, self._data, state.cpu().numpy().astype(np.float64))
-        mujoco.mj_getState(self._model, self._data, self._full[index], _FULL)
+    def _configure(self, mask: Tensor | None) -> None:
+        names = sorted(({*self._given} | {*self._drawn}) - _OUTSIDE)
+        if mask is not None and not names:
+            return
+        if mask is None:
+            count = self.num_envs if names else 1
+            self._models = [self._model(names, index) for index in range(count)]
+            self._prepare(self._models[0])
+        else:
+            for index in torch.nonzero(mask).flatten().tolist():
+                self._models[index] = self._model(names, index)
+
+    def _model(self, names: list[str], index: int) -> Any:
+        values = {name: float(self.values[name][index]) for name in names}
+        robot, effects = with_values(self._robot, self.effects, values)
+        model = build_model(robot, legs_locked=True, effects=effects)
+        # The physics step must divide the control step; the nearest one that does is at most a third off.
+        model.opt.timestep = self._interface.dt_s / max(round(self._interface.dt_s / PHYSICS_STEP_S), 1)
+        # The torso's origin is the middle of the axle, so that drag on its motion is the rolling resistance.
+        model.dof_damping[:2] = effects.rolling_drag_nspm
+        # The model's own sensors are of no use here, and cost a sixth of the time.
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
+        return model
+
+    def _prepare(self, model: Any) -> None:
+        self._data = mujoco.MjData(model)
+        # Full physics: time, then qpos, then qvel.
+        self._rest: FloatArray = np.zeros(mujoco.mj_stateSize(model, _FULL))
+        joints = [model.joint(f"{side}_wheel") for side in ("left", "right")]
+        self._wheel_angles = [1 + int(joint.qposadr[0]) for joint in joints]
+        self._rates = 1 + model.nq
+        self._wheel_rates = [self._rates + int(joint.dofadr[0]) for joint in joints]
+        substeps = round(self._interface.dt_s / model.opt.timestep)
+        self._full: FloatArray = np.tile(self._rest, (self.num_envs, 1))
+        self._path: FloatArray = np.zeros((self.num_envs, substeps, len(self._rest)))
+        self._sensordata: FloatArray = np.zeros((self.num_envs, substeps, model.nsensordata))
+        self._control: FloatArray = np.zeros((self.num_envs, substeps, model.nu))
+        self._motors = [model.actuator(f"{side}_wheel").id for side in ("left", "right")]
+        threads = self._config.threads
+        # Without a pool the calling thread does the work: quicker than waking one thread.
+        self._rollout = Rollout(nthread=threads if threads > 1 else 0)
+        self._datas = [self._data] + [mujoco.MjData(model) for _ in range(threads - 1)]
+
+    def _truth(self) -> Tensor:
+        full, rates = self._full, self._rates
+        w, x, y, z = full[:, 4:8].T
+        theta = np.arctan2(2 * (w * y - x * z), 1 - 2 * (x * x + y * y))
+        rows = np.stack((full[:, 1], full[:, rates], theta, full[:, rates + 4]), axis=1)
+        return torch.from_numpy(rows).to(self._zeros)
+
+    def _set_truth(self, state: Tensor) -> None:
+        x, v, theta, theta_dot = state.cpu().numpy().astype(np.float64).T
+        radius = self._interface.wheel_radius_m
+        full = np.zeros_like(self._full)
+        full[:, 1], full[:, 3] = x, radius
+        full[:, 4], full[:, 6] = np.cos(theta / 2), np.sin(theta / 2)
+        full[:, self._rates], full[:, self._rates + 4] = v, theta_dot
+        full[:, self._wheel_angles] = (x / radius - theta)[:, None]
+        full[:, self._wheel_rates] = (v / radius - theta_dot)[:, None]
+        self._full = full
+
+    def _advance(self, produced_nm: Tensor) -> None:
+        self._control[:, :, self._motors] = produced_nm.cpu().numpy().astype(np.float64)[:, None, None]
+        self._rollout.rollout(
+            self._models,
+            self._datas,
+            self._full,
+            self._control,
+            nstep=self._control.shape[1],
+            state=self._path,
+            sensordata=self._sensordata,
+        )
+        self._full = self._path[:, -1].copy()
+
+    def _physics_state(self) -> dict[str, Tensor]:
+        return {"full": torch.from_numpy(self._full.copy())}
+
+    def _load_physics_state(self, state: Mapping[str, Tensor]) -> None:
+        self._full = state["full"].cpu().numpy().copy()
