@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from h2o_control.errors import ConfigError
@@ -65,12 +69,13 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     """
     if robot.plant is None:
         raise ConfigError(f"robot {robot.name!r} has no plant: it is real hardware, give its serial port instead")
-    module_name, sep, class_name = robot.plant.path.partition(":")
+    source, sep, class_name = robot.plant.path.rpartition(":")
     if not sep:
-        raise ConfigError(f"plant path {robot.plant.path!r} must read module:Class")
+        raise ConfigError(f"plant path {robot.plant.path!r} must read module:Class or file.py:Class")
     try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        factory = getattr(module, class_name)
+    except (ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"robot {robot.name!r}: cannot load plant {robot.plant.path!r}: {error}") from error
     try:
         plant = factory(robot, seed, **robot.plant.options)
@@ -79,3 +84,15 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     if not isinstance(plant, Plant):
         raise ConfigError(f"plant {robot.plant.path!r} lacks methods of the interface in wheel_leg_driver/plant.py")
     return plant
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Run a file as a module of its own; raises OSError where it cannot be read, ImportError as its imports do."""
+    spec = importlib.util.spec_from_file_location(f"plant_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
