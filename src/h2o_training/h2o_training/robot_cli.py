@@ -118,7 +118,8 @@ def _draw(args: argparse.Namespace) -> None:
         raise UserError(f"{folder} holds files already; give a new folder or empty it")
     robot, spread = load_robot(args.robot), load_spread(args.spread)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         indices = progress.track(range(args.population), description=f"drawing around {robot.name!r}")
         robots = [draw_robot(robot, spread, args.seed, index, args.spread) for index in indices]
     for drawn in robots:

@@ -162,6 +162,9 @@ def to_yaml(robot: Robot, head: str = "") -> str:
     for key in ("twin", "provenance"):
         if not data[key]:
             del data[key]
+    if robot.plant is not None and ".py:" in robot.plant.path:
+        # Such a path is relative to the robot's file, and this text may be put anywhere.
+        data["plant"]["path"] = str(Path(robot.plant.path).resolve())
     # What this version fixes stands in the contract, not in every file.
     fixed = to_mapping(Interface())
     free = ("rate_hz", "torque_limit_nm", "wheel_radius_m")

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from h2o_control.config import from_mapping, to_mapping
 from h2o_control.errors import ConfigError
+from wheel_leg_driver.plant import load_named
 from wheel_leg_driver.robot import PlantSpec, Robot
 
 #: Blends the fields of `Robot.twin`. Named, not imported: only robots that say what their twin has need it.
@@ -47,7 +47,7 @@ def blend_robots(first: Robot, second: Robot, gap: float) -> Robot:
         "plant": to_mapping(_blend_plants(first.plant, second.plant, gap, between)),
     }
     if first.twin != second.twin:
-        data["twin"] = _load(TWIN_BLENDER)(first.twin, second.twin, gap)
+        data["twin"] = load_named(TWIN_BLENDER)(first.twin, second.twin, gap)
     return from_mapping(Robot, data, between)
 
 
@@ -87,19 +87,10 @@ def _blend_plants(first: PlantSpec | None, second: PlantSpec | None, gap: float,
         raise ConfigError(f"{where}: one has no plant, so there is no emulated robot in between")
     if first.path != second.path:
         raise ConfigError(f"{where}: nothing lies between plants {first.path} and {second.path}")
-    blender = getattr(_load(first.path), "blend_options", None)
+    blender = getattr(load_named(first.path), "blend_options", None)
     if blender is not None:
         return PlantSpec(first.path, blender(first.options, second.options, gap))
     return PlantSpec(first.path, blend_numbers(first.options, second.options, gap, f"{where}: plant options"))
-
-
-def _load(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"blending needs {path!r}, which cannot be loaded: {error}") from error
-    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from h2o_control.errors import ConfigError
 from wheel_leg_driver.robot import Robot
@@ -69,14 +70,10 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     """
     if robot.plant is None:
         raise ConfigError(f"robot {robot.name!r} has no plant: it is real hardware, give its serial port instead")
-    source, sep, class_name = robot.plant.path.rpartition(":")
-    if not sep:
-        raise ConfigError(f"plant path {robot.plant.path!r} must read module:Class or file.py:Class")
     try:
-        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-        factory = getattr(module, class_name)
-    except (ImportError, AttributeError, OSError) as error:
-        raise ConfigError(f"robot {robot.name!r}: cannot load plant {robot.plant.path!r}: {error}") from error
+        factory = load_named(robot.plant.path)
+    except ConfigError as error:
+        raise ConfigError(f"robot {robot.name!r}: {error}") from error
     try:
         plant = factory(robot, seed, **robot.plant.options)
     except TypeError as error:
@@ -84,6 +81,23 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     if not isinstance(plant, Plant):
         raise ConfigError(f"plant {robot.plant.path!r} lacks methods of the interface in wheel_leg_driver/plant.py")
     return plant
+
+
+def load_named(path: str) -> Callable[..., Any]:
+    """Return what "module:Name" or "file.py:Name" names, a plant's class for one.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    source, sep, name = path.rpartition(":")
+    if not sep:
+        raise ConfigError(f"plant path {path!r} must read module:Class or file.py:Class")
+    try:
+        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        found: Callable[..., Any] = getattr(module, name)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        raise ConfigError(f"cannot load plant {path!r}: {error}") from error
+    return found
 
 
 def _module_of_file(path: Path) -> ModuleType:
