@@ -155,8 +155,8 @@ class BatchTwin(abc.ABC):
         """True states [N, 4], not to be written to."""
 
     @abc.abstractmethod
-    def _set_truth(self, state: Tensor) -> None:
-        """Put the robots into these true states [N, 4]."""
+    def _set_truth(self, mask: Tensor | None, state: Tensor) -> None:
+        """Put the robots into these true states [N, 4] where mask [N] is true, everywhere without one."""
 
     @abc.abstractmethod
     def _advance(self, produced_nm: Tensor) -> None:
@@ -182,14 +182,13 @@ class BatchTwin(abc.ABC):
         return produced
 
     def _put(self, mask: Tensor | None, state: Tensor) -> None:
-        self._set_truth(state if mask is None else torch.where(mask[:, None], state, self._truth()))
+        self._set_truth(mask, state)
         self._actuators.reset(mask)
         seen = self._sensors.reset(mask, self._truth())
         self._observed = seen if mask is None else torch.where(mask[:, None], seen, self._observed)
 
     def _put_observed(self, mask: Tensor | None, observed: Tensor, produced_nm: Tensor) -> None:
-        state = self._sensors.settle(mask, observed, produced_nm, self._accelerations)
-        self._set_truth(state if mask is None else torch.where(mask[:, None], state, self._truth()))
+        self._set_truth(mask, self._sensors.settle(mask, observed, produced_nm, self._accelerations))
 
     def _accelerations(self, v: Tensor, theta: Tensor, theta_dot: Tensor, torque_nm: Tensor) -> tuple[Tensor, Tensor]:
         return accelerations(self._parameters, v, theta, theta_dot, torque_nm, xp=torch)

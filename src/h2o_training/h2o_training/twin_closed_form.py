@@ -43,9 +43,9 @@ class ClosedFormTwin(BatchTwin):
     def _truth(self) -> Tensor:
         return self._state.T
 
-    def _set_truth(self, state: Tensor) -> None:
+    def _set_truth(self, mask: Tensor | None, state: Tensor) -> None:
         # Columns side by side in memory: each is worked on as a whole.
-        self._state = state.T.contiguous()
+        self._state = state.T.contiguous() if mask is None else torch.where(mask, state.T, self._state)
 
     def _advance(self, produced_nm: Tensor) -> None:
         x, v, theta, theta_dot = self._state.unbind(0)
@@ -68,4 +68,4 @@ class ClosedFormTwin(BatchTwin):
         return {"state": self.truth}
 
     def _load_physics_state(self, state: Mapping[str, Tensor]) -> None:
-        self._set_truth(state["state"].to(self._zeros))
+        self._set_truth(None, state["state"].to(self._zeros))
