@@ -197,6 +197,18 @@ def test_model_goes_through_mjcf_text_unchanged(robot: Robot) -> None:
     assert np.array_equal(*paths)
 
 
+def test_what_is_seen_of_a_leg_reaches_from_joint_to_joint(robot: Robot, tmp_path: Path) -> None:
+    urdf = parsed(robot, tmp_path)
+    for name, length in (("thigh", robot.body.thigh_length_m), ("shin", robot.body.shin_length_m)):
+        visual = urdf.link_map[f"left_{name}"].visuals[0]
+        half = visual.origin[:3, 2] * visual.geometry.cylinder.length / 2
+        ends = sorted([visual.origin[:3, 3] - half, visual.origin[:3, 3] + half], key=lambda point: float(point[2]))
+        assert ends[1] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
+        assert ends[0] == pytest.approx([0.0, 0.0, -length], abs=1e-9)
+    for name in WHEELS:
+        assert urdf.link_map[name].visuals[0].origin[:3, 2] == pytest.approx([0.0, -1.0, 0.0], abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["urdf", "mjcf"])
 def test_command_writes_a_file_that_mujoco_loads(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"robot.{kind}"
