@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench-twin`: environment steps a second of each twin, as ratios to a gymnasium loop over the same MuJoCo model.
 
-An environment step is one control step (5 ms of the robot named by --robot, five steps of physics in MuJoCo) under the same LQR, which
-is part of every loop so that all robots stay on their wheels. One CPU thread; repeats of all candidates are interleaved, so that
-a machine that slows down slows all of them; every ratio is within one repeat, then the median is taken.
+An environment step is one control step (5 ms for the shipped robots, five steps of physics in MuJoCo) under the same
+LQR, which is part of every loop so that all robots stay on their wheels. One CPU thread; repeats of all candidates are
+interleaved, so that a machine that slows down slows all of them; every ratio is within one repeat, then the median is
+taken. The MuJoCo twin compiles the same robot to a leaner model with the same motion (twin_mujoco.py); what that alone
+would give a gymnasium loop has a row of its own.
 """
 
 from __future__ import annotations

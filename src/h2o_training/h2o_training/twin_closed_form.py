@@ -20,6 +20,8 @@ LARGEST_STEP = 2.5
 class ClosedFormTwin(BatchTwin):
     """N robots in the sagittal plane (see Twin); runs wherever the generator lives, CPU or GPU."""
 
+    _state: Tensor  # [4, N]
+
     def describe(self) -> dict[str, Any]:
         """What this twin is, for provenance."""
         return {**super().describe(), "integrator": "rk4", "substeps": self._substeps}

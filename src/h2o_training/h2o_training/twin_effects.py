@@ -56,8 +56,8 @@ class Actuators:
         """Take up changed parameters."""
         self._factor, self._dead_zone_nm = values["torque_factor"], values["dead_zone_nm"]
         self._delayed, self._lagged = given(values["actuation_delay_s"]), given(values["torque_lag_s"])
-        delay_s = torch.as_tensor(values["actuation_delay_s"]).to(self._zeros)
-        self._lag_s = torch.as_tensor(values["torque_lag_s"]).to(self._zeros)
+        delay_s = _tensor(values["actuation_delay_s"], self._zeros)
+        self._lag_s = _tensor(values["torque_lag_s"], self._zeros)
         whole = torch.floor(delay_s / self._dt_s)
         self._whole = whole.long().expand_as(self._zeros)[None]
         # A step falls into two pieces: until the delayed command arrives, and after.
@@ -149,8 +149,8 @@ class Sensors:
         self._values = values
         self._ideal = not any(given(values[name] - neutral) for name, neutral in SENSOR_EFFECTS.items())
         self._delayed = given(values["observation_delay_s"])
-        self._delay = torch.round(torch.as_tensor(values["observation_delay_s"]).to(self._zeros) / self._dt_s).long()
-        self._lags_s = [torch.as_tensor(values[name]).to(self._zeros) for name in LAGS]
+        self._delay = torch.round(_tensor(values["observation_delay_s"], self._zeros) / self._dt_s).long()
+        self._lags_s = [_tensor(values[name], self._zeros) for name in LAGS]
         self._lagged = [given(values[name]) for name in LAGS]
         self._decays = [_decay(self._dt_s, lag_s) for lag_s in self._lags_s]
 
@@ -244,7 +244,7 @@ class Sensors:
         step = v["encoder_step_rad"]
         if given(step):
             # Among robots whose encoders count there may be some whose encoders are exact.
-            step = torch.as_tensor(step).to(self._zeros)
+            step = _tensor(step, self._zeros)
             angle = torch.where(step > 0, torch.floor(angle / step) * step, angle)
         speed = v["odometry_scale"] * wheel + v["odometry_pitch"] * rate
         x, speed = radius * (angle + pitch), radius * speed + self._noise("velocity_noise_mps")
@@ -271,6 +271,11 @@ class Sensors:
         if self._delayed:
             self._history = _filled(None if mask is None else mask[:, None], reading, self._history)
         return reading
+
+
+def _tensor(value: Any, like: Tensor) -> Tensor:
+    # A number becomes a tensor []; in one go, because by itself it would be rounded to float32 first.
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def _decay(duration_s: Any, lag_s: Tensor) -> Tensor:
