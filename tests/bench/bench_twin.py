@@ -2,10 +2,10 @@
 """`make bench-twin`: environment steps a second of each twin, as ratios to a gymnasium loop over the same MuJoCo model.
 
 An environment step is one control step (5 ms for the shipped robots, five steps of physics in MuJoCo) under the same
-LQR, which is part of every loop so that all robots stay on their wheels. One CPU thread; repeats of all candidates are
-interleaved, so that a machine that slows down slows all of them; every ratio is within one repeat, then the median is
-taken. The MuJoCo twin compiles the same robot to a leaner model with the same motion (twin_mujoco.py); what that alone
-would give a gymnasium loop has a row of its own.
+LQR with noise, which is part of every loop: robots stay on their wheels and in motion. One thread; CPU loops are timed
+in CPU time, so that other programs on the machine do not count, GPU loops in wall time. Repeats of all candidates are
+interleaved; every ratio is within one repeat, then the median is taken. The MuJoCo twin compiles the same robot to a
+leaner model with the same motion (twin_mujoco.py); what that alone gives a gymnasium loop has a row of its own.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from wheel_leg_driver.robot import Robot, load_robot
 COUNTS = (1, 64, 1024, 16384)
 CUDA_COUNTS = (*COUNTS, 1_048_576)
 INITIAL = InitialStates(0.05, 0.1, 0.05, 0.2)
+#: Standard deviation of the torque's noise, and how many draws go round.
+NOISE_NM, DRAWS = 0.5, 8
 BASE, LEAN = "gymnasium loop", "gymnasium loop, lean model"
 
 
@@ -72,11 +74,12 @@ def gymnasium_loop(robot: Robot, model: Any, name: str) -> Callable[[int], None]
     env = gymnasium.make(name, disable_env_checker=True)
     gain, limit = lqr_gain(robot), robot.interface.torque_limit_nm
     observation, _ = env.reset(seed=0)
+    noise = np.random.default_rng(0).normal(0.0, NOISE_NM, 997).tolist()
 
     def steps(count: int) -> None:
         nonlocal observation
-        for _ in range(count):
-            torque = min(max(-float(gain @ observation), -limit), limit)
+        for k in range(count):
+            torque = min(max(noise[k % 997] - float(gain @ observation), -limit), limit)
             observation, _, terminated, truncated, _ = env.step(np.array([torque]))
             if terminated or truncated:
                 observation, _ = env.reset()
@@ -90,32 +93,32 @@ def twin_loop(robot: Robot, kind: str, count: int, device: str) -> Callable[[int
     twin = make_twin(config, robot, torch.Generator(device).manual_seed(0))
     gain = torch.tensor(lqr_gain(robot), dtype=torch.float32, device=device)
     state = twin.reset()
+    noise = NOISE_NM * torch.randn((DRAWS, count), device=device)
 
     def steps(number: int) -> None:
         nonlocal state
-        for _ in range(number):
-            state = twin.step(-(state @ gain))
+        for k in range(number):
+            state = twin.step(noise[k % DRAWS] - state @ gain)
         if device == "cuda":
             torch.cuda.synchronize()
 
     return steps
 
 
-def measure(steps: Callable[[int], None], envs: int, number: int) -> float:
-    """Return environment steps a second over `number` calls."""
-    begin = time.perf_counter()
+def measure(name: str, steps: Callable[[int], None], number: int) -> float:
+    """Return the seconds that `number` steps take."""
+    clock = time.perf_counter if name.endswith("GPU") else time.process_time
+    begin = clock()
     steps(number)
-    return envs * number / (time.perf_counter() - begin)
+    return clock() - begin
 
 
-def number_for(steps: Callable[[int], None], seconds: float) -> int:
+def number_for(name: str, steps: Callable[[int], None], seconds: float) -> int:
     """Return how many steps take about so long, after a first one that warms up."""
     steps(1)
     number = 1
     while True:
-        begin = time.perf_counter()
-        steps(number)
-        took = time.perf_counter() - begin
+        took = measure(name, steps, number)
         if took > 0.2 * seconds:
             return max(1, round(number * seconds / took))
         number *= 2
@@ -150,10 +153,12 @@ def main() -> None:
     speeds: list[list[float]] = [[] for _ in loops]
     console = Console()
     with Progress(*columns, console=console, transient=True) as progress:
-        numbers = [number_for(loop, args.seconds) for _, _, loop in progress.track(loops, description="warming up")]
+        numbers = [
+            number_for(name, loop, args.seconds) for name, _, loop in progress.track(loops, description="warming up")
+        ]
         for _ in progress.track(range(args.repeats), description="measuring"):
-            for k, (_, envs, loop) in enumerate(loops):
-                speeds[k].append(measure(loop, envs, numbers[k]))
+            for k, (name, envs, loop) in enumerate(loops):
+                speeds[k].append(envs * numbers[k] / measure(name, loop, numbers[k]))
     rows = []
     for (name, envs, _), found in zip(loops, speeds, strict=True):
         ratios = [speed / base for speed, base in zip(found, speeds[0], strict=True)]
