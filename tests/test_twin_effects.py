@@ -70,6 +70,17 @@ def test_dead_zone_is_taken_off_before_the_factor():
     assert actuators.step(rows(2.4, -0.3, -1.4)).tolist() == pytest.approx([1.0, 0.0, -0.5])
 
 
+def test_each_wheel_has_a_dead_zone_of_its_own():
+    actuators = motors(2, torque_factor=0.5, dead_zone_nm=0.4)
+    # Steering against the common torque leaves one wheel in its dead zone: 0.5 · (1.0 + 0.0) / 2.
+    assert actuators.step(rows([1.4, -0.2], [0.6, 0.6])).tolist() == pytest.approx([0.25, 0.1])
+    both, alike = twin(effects={"dead_zone_nm": 0.2}), twin(effects={"dead_zone_nm": 0.2})
+    past = rows([0.5, 0.1, 0.9])
+    both.set_observed(torch.zeros(1, 4), past[..., None].expand(-1, -1, 2))
+    alike.set_observed(torch.zeros(1, 4), past)
+    assert torch.equal(both.step(rows([0.7, 0.7])), alike.step(rows(0.7)))
+
+
 def test_lagging_torque_is_averaged_over_the_step():
     actuators = motors(torque_lag_s=0.01)
     left = math.exp(-0.5)

@@ -112,9 +112,10 @@ class Twin(Protocol):
         """Start new episodes where mask [N] (bool) is true, everywhere without one; returns estimates [N, 4]."""
 
     def step(self, torque_nm: Tensor) -> Tensor:
-        """Hold the torques [N] (Nm of one wheel, both alike) for one control step; returns the next estimates [N, 4].
+        """Hold the torques (Nm of a wheel) for one control step; returns the next estimates [N, 4].
 
-        Torques are clipped to the interface's limit, as by the firmware.
+        Torques are [N], both wheels alike, or [N, 2], left and right, of which a twin that only goes straight feels what
+        the mean of both motors produces. They are clipped to the interface's limit, as by the firmware.
         """
 
     def set_state(self, state: Tensor) -> None:
@@ -127,8 +128,9 @@ class Twin(Protocol):
 
         Args:
             observed: estimates [N, 4].
-            past_torque_nm: commands [N, K >= 1] of the steps up to now, oldest first; the oldest is taken to have been
-                commanded before them too. K must be at least the observation delay in steps.
+            past_torque_nm: commands [N, K >= 1], or [N, K, 2], of the steps up to now, oldest first; the oldest is taken
+                to have been commanded before them too. K must be at least the observation delay in steps; as far as
+                the actuation delay and a few of the motors' time constants reach, more makes the start better.
         """
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -66,7 +66,11 @@ class Actuators:
         self._decays = tuple(_decay(piece_s, self._lag_s) for piece_s in self._pieces_s)
 
     def step(self, commanded_nm: Tensor) -> Tensor:
-        """Hold a command [N] for one control step; returns the torque produced, averaged over that step [N]."""
+        """Hold a command [N], or [N, 2] left and right, for one control step.
+
+        Returns:
+            the torque produced, averaged over that step and the wheels [N].
+        """
         wanted = self._static(commanded_nm)
         if not self._delayed and not self._lagged:
             return wanted
@@ -85,7 +89,7 @@ class Actuators:
         return area / self._dt_s
 
     def run(self, past_nm: Tensor) -> Tensor:
-        """Start as if past_nm [N, K >= 1], oldest first, had been commanded, and the first of it for long before.
+        """Start as if past_nm [N, K >= 1] or [N, K, 2], oldest first, had been commanded, its first for long before.
 
         Returns:
             the torque produced on average in the last of those steps [N].
@@ -113,6 +117,10 @@ class Actuators:
         self._past, self._torque = state["past"].to(self._zeros), state["torque"].to(self._zeros)
 
     def _static(self, torque_nm: Tensor) -> Tensor:
+        if torque_nm.dim() == 2:
+            # Each wheel has a dead zone of its own; what turns the robot does not tilt it, so that the mean acts.
+            left, right = torque_nm.unbind(1)
+            return 0.5 * (self._static(left) + self._static(right))
         if given(self._dead_zone_nm):
             torque_nm = torque_nm - torch.clamp(torque_nm, -self._dead_zone_nm, self._dead_zone_nm)
         return torque_nm * self._factor if given(self._factor - 1.0) else torque_nm
