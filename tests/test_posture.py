@@ -94,10 +94,10 @@ def test_a_crouch_and_back_changes_the_height_as_the_legs_say_and_the_robot_stay
         assert robot.core.mode == "balance", robot.core.reason
         assert robot.torso_height_m() == pytest.approx(height, abs=0.002)
         assert robot.servo_error_rad() < 0.004
-    assert abs(robot.plant.truth()[0]) < 0.2
+    assert abs(robot.plant.truth()[0]) < 0.3
 
 
 def test_legs_sag_by_what_the_load_asks_of_the_servos() -> None:
     robot = Squatting("ideal")
     robot.move(robot.posture, 0.5, 3.0)
-    assert 0.0005 < robot.servo_error_rad() < 0.004
+    assert 0.00005 < robot.servo_error_rad() < 0.0005

@@ -21,7 +21,7 @@ from h2o_control.errors import ConfigError, ContractError, DataError
 BoolArray = NDArray[np.bool_]
 
 #: Version of the file's layout, raised when a reader of today could not read it.
-FORMAT = 1
+FORMAT = 2
 _FLOATS = {
     "observations": "observations",
     "actions": "actions",
@@ -29,6 +29,7 @@ _FLOATS = {
     "next_observations": "next_observations",
     "states": "infos/states",
     "next_states": "infos/next_states",
+    "wheel_torques": "infos/wheel_torques_nm",
 }
 _BOOLS = {"terminals": "terminals", "timeouts": "timeouts"}
 
@@ -43,6 +44,7 @@ class Dataset:
         rewards: float32 [N].
         terminals: bool [N], the next state has fallen; its value is not bootstrapped.
         timeouts: bool [N], recording ends here or jumps for another reason; its value is bootstrapped.
+        wheel_torques: float32 [N, 2], executed, left and right, in Nm; actions hold their mean.
         states, next_states: float32 [N, 4] in the order of contract.STATE; m, m/s, rad, rad/s.
         interface, task: what the numbers mean.
         provenance: where they come from, JSON-ready.
@@ -59,6 +61,7 @@ class Dataset:
     timeouts: BoolArray
     states: FloatArray
     next_states: FloatArray
+    wheel_torques: FloatArray
     interface: Interface
     task: Task
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class Dataset:
             "timeouts": (n,),
             "states": (n, 4),
             "next_states": (n, 4),
+            "wheel_torques": (n, 2),
         }
         for name, shape in shapes.items():
             array = getattr(self, name)
@@ -98,9 +102,12 @@ class Dataset:
         task: Task,
         provenance: Mapping[str, Any],
     ) -> Dataset:
-        """Build from states [N, 4], next states [N, 4] and common torque [N] in Nm; torque is clipped to the limit."""
+        """Build from states [N, 4], next states [N, 4] and torque in Nm, [N] or [N, 2], clipped to the limit."""
         limit = interface.torque_limit_nm
-        torque = np.clip(torque_nm, -limit, limit)
+        wheels = np.clip(torque_nm, -limit, limit)
+        if wheels.ndim == 1:
+            wheels = np.stack((wheels, wheels), axis=1)
+        torque = wheels.mean(axis=1)
         return cls(
             observations=np.ascontiguousarray(task.observe(states), dtype=np.float32),
             actions=(torque / limit).astype(np.float32)[:, None],
@@ -110,6 +117,7 @@ class Dataset:
             timeouts=np.asarray(timeouts, dtype=np.bool_),
             states=np.asarray(states, dtype=np.float32),
             next_states=np.asarray(next_states, dtype=np.float32),
+            wheel_torques=wheels.astype(np.float32),
             interface=interface,
             task=task,
             provenance=dict(provenance),

@@ -29,7 +29,7 @@ class Transitions:
 
     Attributes:
         rows: int [n], index k of the state that each begins at (it ends at k + 1).
-        torque_nm: float64 [n], executed common torque from k to k + 1.
+        torque_nm: float64 [n, 2], executed from k to k + 1, left and right wheel.
         terminals, timeouts: bool [n], see Dataset.
     """
 
@@ -49,17 +49,17 @@ def episode_transitions(episode: Episode, interface: Interface, task: Task) -> T
     stamps, states = episode.stamp_ns, episode.states
     none = np.zeros(0, dtype=np.bool_)
     if len(stamps) < 2:
-        return Transitions(np.zeros(0, dtype=np.int64), np.zeros(0), none, none)
+        return Transitions(np.zeros(0, dtype=np.int64), np.zeros((0, 2)), none, none)
     step_ns = 1e9 * interface.dt_s
     tolerance_ns = STEP_TOLERANCE * step_ns
     modes = episode.modes()
     fallen: BoolArray = np.asarray(task.fallen(states))
     executed = nearest_index(episode.executed.stamp_ns, stamps[1:], int(tolerance_ns))
-    torque = np.append(episode.executed.common_nm, np.nan)[executed]
+    torque = np.append(episode.executed.torque_nm, [[np.nan] * 2], axis=0)[executed]
     one_step = np.abs(np.diff(stamps) - step_ns) <= tolerance_ns
     commanded = np.isin(modes[:-1], MODES) & ((modes[:-1] == modes[1:]) | fallen[1:])
     # One value that is not finite makes the sum of the pair and its torque so.
-    finite = np.isfinite(states[:-1].sum(axis=1) + states[1:].sum(axis=1) + torque)
+    finite = np.isfinite(states[:-1].sum(axis=1) + states[1:].sum(axis=1) + torque.sum(axis=1))
     rows = np.flatnonzero(one_step & commanded & finite & ~fallen[:-1])
     terminals = fallen[1:][rows]
     run_ends = np.append((np.diff(rows) != 1) | (modes[rows[1:]] != modes[rows[:-1]]), True)[: len(rows)]

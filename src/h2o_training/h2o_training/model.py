@@ -20,10 +20,12 @@ from wheel_leg_driver.robot import Body, Robot
 
 THIGH_MASS_KG = 0.4
 SHIN_MASS_KG = 0.3
-#: Leg servos: stiff enough that the legs sag by milliradians under the robot's weight.
-SERVO_KP_NM_RAD = 3000.0
-SERVO_KV_NMS_RAD = 40.0
+#: Leg servos: stiff enough that the legs do not sag by a milliradian under the robot's weight.
+SERVO_KP_NM_RAD = 30000.0
+SERVO_KV_NMS_RAD = 250.0
 SERVO_LIMIT_NM = 40.0
+#: How fast dry friction stops a wheel; no quicker than two physics steps.
+FRICTION_TIME_S = 0.003
 PHYSICS_STEP_S = 0.001
 
 
@@ -164,6 +166,8 @@ def _add_leg(
     joint.armature = body.armature_kgm2 / 2
     joint.damping = [(body.viscous_nms + effects.viscous_nms) / 2, 0.0, 0.0]
     joint.frictionloss = (body.coulomb_nm + effects.coulomb_nm) / 2
+    # MuJoCo's default lets dry friction creep like a viscous one up to some tenths of a radian a second.
+    joint.solref_friction = [FRICTION_TIME_S, 1.0]
     motor = spec.add_actuator(name=f"{side}_wheel", trntype=mujoco.mjtTrn.mjTRN_JOINT, target=f"{side}_wheel")
     motor.set_to_motor()
 

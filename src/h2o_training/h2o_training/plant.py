@@ -43,8 +43,12 @@ class MujocoPlant:
         self._leg_v = [self._model.joint(name).dofadr[0] for name in LEG_JOINTS]
         self._motor = [self._model.actuator(name).id for name in WHEEL_JOINTS]
         self._wheel_body = [self._model.body(name).id for name in WHEEL_JOINTS]
-        self._drag_nms = 0.5 * gap.rolling_drag_nspm * robot.interface.wheel_radius_m
+        self._delay_steps = gap.actuation_delay_s / PHYSICS_STEP_S
+        self._drag_nms = 0.5 * gap.rolling_drag_nspm * robot.interface.wheel_radius_m**2
         self._servo = [self._model.actuator(name).id for name in LEG_JOINTS]
+        lags = np.array([gap.velocity_lag_s] * 2 + [gap.gyro_lag_s] * 3)
+        # Filters are solved for an input that is linear over a physics step.
+        self._rate_keep, self._rate_lag = np.array([_keep(lag) for lag in lags]), lags / PHYSICS_STEP_S
         # Joint angles of the model count from the standing posture, those of the robot from the straight leg.
         self._leg_zero = np.array([robot.body.thigh_rad, robot.body.shin_rad] * 2)
         self.reset()
@@ -52,11 +56,9 @@ class MujocoPlant:
     def reset(self, pitch_rad: float = 0.0, pitch_rate_radps: float = 0.0) -> None:
         """Stand the robot at the origin, legs in standing posture, motors cold."""
         set_state(self._model, self._data, np.array([0.0, 0.0, pitch_rad, pitch_rate_radps]))
-        steps = round(self._gap.actuation_delay_s / PHYSICS_STEP_S)
-        self._queue: deque[tuple[float, float]] = deque([(0.0, 0.0)] * steps)
-        self._torque = np.zeros(2)
-        self._wheel_speed = self._data.qvel[self._wheel_v].copy()
-        self._gyro = self._data.qvel[3:6].copy()
+        self._queue: deque[FloatArray] = deque([np.zeros(2)] * (math.floor(self._delay_steps) + 1))
+        self._torque: FloatArray = np.zeros(2)
+        self._rates = self._filtered = self._turn_rates()
         self._pitch_lag_rad = 0.0
         self._temperature = np.array([AMBIENT_C, AMBIENT_C, AMBIENT_C + 6.0])
         self._path_m = 0.0
@@ -69,8 +71,7 @@ class MujocoPlant:
         """Advance by dt_s (a multiple of 1 ms) with commanded wheel torques and leg servo targets (thigh, shin)."""
         self._data.ctrl[self._servo] = np.array(posture_rad * 2) - self._leg_zero
         for _ in range(max(1, round(dt_s / PHYSICS_STEP_S))):
-            self._queue.append(torque_nm)
-            self._data.ctrl[self._motor] = self._produced(self._queue.popleft())
+            self._data.ctrl[self._motor] = self._produced(torque_nm)
             if self._drag_nms > 0:
                 # A moment against each wheel's turn on the floor, not against its turn in the leg.
                 self._data.xfrc_applied[self._wheel_body, 3:] = -self._drag_nms * self._wheel_turn()
@@ -92,24 +93,37 @@ class MujocoPlant:
         return turn
 
     def _filter_sensors(self) -> None:
-        gap = self._gap
-        self._wheel_speed += _blend(gap.velocity_lag_s) * (self._data.qvel[self._wheel_v] - self._wheel_speed)
-        self._gyro += _blend(gap.gyro_lag_s) * (self._data.qvel[3:6] - self._gyro)
-        self._pitch_lag_rad = (1.0 - _blend(gap.pitch_lag_s)) * (
-            self._pitch_lag_rad + PHYSICS_STEP_S * float(self._data.qvel[4])
-        )
+        gap, new = self._gap, self._turn_rates()
+        behind = self._rate_lag * (new - self._rates)
+        self._filtered = new - behind + self._rate_keep * (self._filtered - self._rates + behind)
+        self._rates = new
+        keep = _keep(gap.pitch_lag_s)
+        self._pitch_lag_rad = keep * self._pitch_lag_rad + (1.0 - keep) * gap.pitch_lag_s * float(new[3])
+
+    def _turn_rates(self) -> FloatArray:
+        """Both wheels against the legs, then the body about its axes: [5] in rad/s."""
+        rates: FloatArray = np.concatenate((self._data.qvel[self._wheel_v], self._data.qvel[3:6]))
+        return rates
 
     def _produced(self, commanded: tuple[float, float]) -> FloatArray:
         gap = self._gap
-        wanted = np.array(commanded)
+        wanted: FloatArray = np.array(commanded)
         wanted = gap.torque_factor * np.sign(wanted) * np.maximum(np.abs(wanted) - gap.dead_zone_nm, 0.0)
-        self._torque += _blend(gap.torque_lag_s) * (wanted - self._torque)
-        return self._torque
+        self._queue.append(wanted)
+        late = self._delay_steps % 1.0
+        wanted = late * self._queue.popleft() + (1.0 - late) * self._queue[0]
+        if gap.torque_lag_s <= 0:
+            self._torque = wanted
+            return wanted
+        # What acts in a physics step is the mean of the rising torque, not its end.
+        before, self._torque = self._torque, wanted + _keep(gap.torque_lag_s) * (self._torque - wanted)
+        mean: FloatArray = wanted + gap.torque_lag_s / PHYSICS_STEP_S * (before - self._torque)
+        return mean
 
     def sense(self) -> SensorReadings:
         """Read the sensors with this robot's noise, bias, resolution and delay."""
         gap, data, rng = self._gap, self._data, self._rng
-        gyro = gap.gyro_scale * self._gyro + rng.normal(0.0, gap.gyro_noise_radps, 3)
+        gyro = gap.gyro_scale * self._filtered[2:] + rng.normal(0.0, gap.gyro_noise_radps, 3)
         gyro[1] += gap.gyro_bias_radps
         accel = data.sensor("accel").data + rng.normal(0.0, 5.0 * gap.gyro_noise_radps, 3)
         error = gap.pitch_bias_rad + rng.normal(0.0, gap.pitch_noise_rad) - self._pitch_lag_rad
@@ -120,7 +134,7 @@ class MujocoPlant:
         angle = data.qpos[self._wheel_q] * gap.odometry_scale + share * (self._pitch_rad() + error)
         if gap.encoder_step_rad > 0:
             angle = np.floor(angle / gap.encoder_step_rad) * gap.encoder_step_rad
-        speed = self._wheel_speed * gap.odometry_scale + share * gyro[1]
+        speed = self._filtered[:2] * gap.odometry_scale + share * gyro[1]
         speed += rng.normal(0.0, gap.velocity_noise_mps) / self._robot.interface.wheel_radius_m
         volts = BATTERY_V - BATTERY_OHM * AMPERE_PER_NM * float(np.abs(self._torque).sum())
         reading = SensorReadings(
@@ -155,9 +169,9 @@ class MujocoPlant:
         return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
-def _blend(time_constant_s: float) -> float:
-    # Share of the way that a first-order low-pass goes in one physics step.
-    return 1.0 - math.exp(-PHYSICS_STEP_S / time_constant_s) if time_constant_s > 0 else 1.0
+def _keep(time_constant_s: float) -> float:
+    # What a first-order low-pass keeps of a difference over one physics step.
+    return math.exp(-PHYSICS_STEP_S / time_constant_s) if time_constant_s > 0 else 0.0
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

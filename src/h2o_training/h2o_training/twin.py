@@ -114,8 +114,8 @@ class Twin(Protocol):
     def step(self, torque_nm: Tensor) -> Tensor:
         """Hold the torques (Nm of a wheel) for one control step; returns the next estimates [N, 4].
 
-        Torques are [N], both wheels alike, or [N, 2], left and right, of which a twin that only goes straight feels what
-        the mean of both motors produces. They are clipped to the interface's limit, as by the firmware.
+        Torques are [N], both wheels alike, or [N, 2], left and right, of which a twin, which only goes straight, feels
+        what both motors produce on average. They are clipped to the interface's limit, as by the firmware.
         """
 
     def set_state(self, state: Tensor) -> None:
@@ -128,8 +128,8 @@ class Twin(Protocol):
 
         Args:
             observed: estimates [N, 4].
-            past_torque_nm: commands [N, K >= 1], or [N, K, 2], of the steps up to now, oldest first; the oldest is taken
-                to have been commanded before them too. K must be at least the observation delay in steps; as far as
+            past_torque_nm: commands [N, K >= 1], or [N, K, 2], of the steps up to now, oldest first; the oldest is
+                taken to have been commanded before them too. K must be at least the observation delay in steps; as far as
                 the actuation delay and a few of the motors' time constants reach, more makes the start better.
         """
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model that is fitted leaves out, taken out of the estimates: indirect inference.
+
+A closed form has rigid legs, one wheel and smooth friction. So the emulated robot, which has none of these
+simplifications, is given the estimates and driven as the robot was; fitting that recording shows how far the fit lands
+from what was put in, and by so much the estimates are corrected (Gourieroux, Monfort and Renault, Journal of Applied
+Econometrics 8, 1993). What is left in the intervals: the noise of both recordings, how much the last round still
+moved, and a third of the correction itself, since the robot differs from its emulation too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from h2o_control.contract import Task
+from h2o_training.driving import drive
+from h2o_training.effects import Effects, parameter, with_values
+from h2o_training.sysid import PAST, Kind, Solution, noise_effects, solve
+from h2o_training.windows import cut, recordings
+from wheel_leg_driver.core import Exploration
+from wheel_leg_driver.robot import PlantSpec, Robot
+
+CORRECTIONS = 2
+#: Share of a correction that may be wrong (a standard deviation).
+DOUBT = 1.0 / 3.0
+
+
+def emulated(robot: Robot, effects: Effects) -> Robot:
+    """Return a robot whose plant has these effects, and whose driver knows its dead zone and torque factor."""
+    balance = dataclasses.replace(robot.balance, dead_zone_nm=effects.dead_zone_nm, torque_factor=effects.torque_factor)
+    return dataclasses.replace(robot, balance=balance, plant=PlantSpec(options=effects.changed), twin={})
+
+
+def correct(
+    solution: Solution,
+    robot: Robot,
+    effects: Effects,
+    task: Task,
+    exploration: Exploration,
+    seconds: float,
+    steps: int,
+    stride: int,
+    kind: Kind = "closed_form",
+    seed: int = 0,
+    on_step: Callable[[str], object] = lambda _what: None,
+) -> Solution:
+    """Correct a solution by what fitting the emulated robot shows.
+
+    Args:
+        solution: of the recorded robot.
+        robot: with `effects`, what was not fitted.
+        effects: see `robot`.
+        task: its pitch limit ends a stretch of driving.
+        exploration: random torque as in the recording.
+        seconds: of driving a round, as much as was recorded.
+        steps: of a window, as in the solution.
+        stride: of the windows, as in the solution.
+        kind: of the model, as in the solution.
+        seed: of the driving.
+        on_step: told what is being done.
+
+    Raises:
+        DataError: the emulated robot with these values cannot be driven by its driver's balance.
+    """
+    bounds = [parameter(name, robot) for name in solution.names]
+    low, high = np.array([p.low for p in bounds]), np.array([p.high for p in bounds])
+    values = solution.values
+    moved = np.zeros_like(values)
+    spread = solution.covariance
+    for number in range(CORRECTIONS):
+        on_step(f"driving the emulated robot, correction {number + 1} of {CORRECTIONS}")
+        guess = with_values(robot, effects, dict(zip(solution.names, map(float, values), strict=True)))
+        with_noise = dataclasses.replace(guess[1], **noise_effects(solution.noise, *guess))
+        data = drive(emulated(guess[0], with_noise), task, seconds, exploration, seed + number)
+        on_step(f"fitting the emulated robot, correction {number + 1} of {CORRECTIONS}")
+        again = solve(cut(recordings(data), steps, stride, PAST), *guess, solution.names, kind, starts=1)
+        new = np.clip(solution.values - (again.values - values), low, high)
+        moved, values, spread = new - values, new, again.covariance
+    return dataclasses.replace(
+        solution,
+        values=values,
+        covariance=solution.covariance
+        + spread
+        + np.diag(np.square(moved / 2) + np.square(DOUBT * (values - solution.values))),
+        at_bound=(values <= low) | (values >= high),
+    )
