@@ -268,6 +268,13 @@ def test_lean_model_moves_as_the_full_one(effects):
         np.testing.assert_allclose(made.truth[0], model.get_state(data), atol=1e-9)
 
 
+def test_threads_change_nothing_but_the_time():
+    made = [twin("mujoco", BODY, num_envs=5, threads=threads) for threads in (1, 2)]
+    for _ in range(5):
+        one, two = (t.step(torch.linspace(-1, 1, 5)) for t in made)
+        assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize(
     ("kind", "effects", "bounds"),
     [

@@ -129,8 +129,8 @@ class Twin(Protocol):
         Args:
             observed: estimates [N, 4].
             past_torque_nm: commands [N, K >= 1], or [N, K, 2], of the steps up to now, oldest first; the oldest is
-                taken to have been commanded before them too. K must be at least the observation delay in steps; as far as
-                the actuation delay and a few of the motors' time constants reach, more makes the start better.
+                taken to have been commanded before them too. K must be at least the observation delay in steps; more
+                makes the start better, as far as the actuation delay and a few of the motors' time constants reach.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
