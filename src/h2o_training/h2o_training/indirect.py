@@ -11,18 +11,20 @@ moved, and a third of the correction itself, since the robot differs from its em
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from h2o_control.contract import Task
+from h2o_control.contract import get_task
 from h2o_training.driving import drive
 from h2o_training.effects import Effects, parameter, with_values
-from h2o_training.sysid import PAST, Kind, Solution, noise_effects, solve
-from h2o_training.windows import cut, recordings
+from h2o_training.sysid import DEFAULT, PAST, Fit, Kind, Solution, fit_of, noise_effects, solve
+from h2o_training.windows import Recording, cut, recordings
 from wheel_leg_driver.core import Exploration
 from wheel_leg_driver.robot import PlantSpec, Robot
 
+#: Steps of a window: 0.1 s at 200 Hz, beyond which small errors of an unstable robot outgrow everything.
+STEPS = 20
 CORRECTIONS = 2
 #: Share of a correction that may be wrong (a standard deviation).
 DOUBT = 1.0 / 3.0
@@ -34,15 +36,49 @@ def emulated(robot: Robot, effects: Effects) -> Robot:
     return dataclasses.replace(robot, balance=balance, plant=PlantSpec(options=effects.changed), twin={})
 
 
+def identify(
+    parts: Sequence[Recording],
+    robot: Robot,
+    effects: Effects,
+    names: Sequence[str] = DEFAULT,
+    kind: Kind = "closed_form",
+    steps: int = STEPS,
+    explore: Exploration | None = None,
+    seed: int = 0,
+    on_step: Callable[[str], object] = lambda _what: None,
+) -> Fit:
+    """Fit parameters to recordings and correct them.
+
+    Args:
+        parts: recorded driving.
+        robot: with `effects`, where the search starts and what is not fitted.
+        effects: see `robot`.
+        names: of parameters, see effects.parameter.
+        kind: of the model, see sysid.solve.
+        steps: length of a window.
+        explore: random torque with which the robot was driven; without it nothing is corrected.
+        seed: of starts and of driving the emulated robot.
+        on_step: told what is being done.
+
+    Raises:
+        ConfigError: an unknown parameter.
+        DataError: too few data, or an emulated robot that cannot be driven as the recorded one was.
+    """
+    windows = cut(parts, steps, steps, PAST)
+    solution = solve(windows, robot, effects, names, kind, seed=seed, on_step=on_step)
+    if explore is not None:
+        seconds = sum(len(part.torque_nm) for part in parts) * robot.interface.dt_s
+        solution = correct(solution, robot, effects, explore, seconds, steps, kind, seed, on_step)
+    return fit_of(solution, robot, effects)
+
+
 def correct(
     solution: Solution,
     robot: Robot,
     effects: Effects,
-    task: Task,
-    exploration: Exploration,
+    explore: Exploration,
     seconds: float,
     steps: int,
-    stride: int,
     kind: Kind = "closed_form",
     seed: int = 0,
     on_step: Callable[[str], object] = lambda _what: None,
@@ -53,11 +89,9 @@ def correct(
         solution: of the recorded robot.
         robot: with `effects`, what was not fitted.
         effects: see `robot`.
-        task: its pitch limit ends a stretch of driving.
-        exploration: random torque as in the recording.
+        explore: random torque as in the recording.
         seconds: of driving a round, as much as was recorded.
         steps: of a window, as in the solution.
-        stride: of the windows, as in the solution.
         kind: of the model, as in the solution.
         seed: of the driving.
         on_step: told what is being done.
@@ -74,9 +108,9 @@ def correct(
         on_step(f"driving the emulated robot, correction {number + 1} of {CORRECTIONS}")
         guess = with_values(robot, effects, dict(zip(solution.names, map(float, values), strict=True)))
         with_noise = dataclasses.replace(guess[1], **noise_effects(solution.noise, *guess))
-        data = drive(emulated(guess[0], with_noise), task, seconds, exploration, seed + number)
+        data = drive(emulated(guess[0], with_noise), get_task("stand"), seconds, explore, seed + number)
         on_step(f"fitting the emulated robot, correction {number + 1} of {CORRECTIONS}")
-        again = solve(cut(recordings(data), steps, stride, PAST), *guess, solution.names, kind, starts=1)
+        again = solve(cut(recordings(data), steps, steps, PAST), *guess, solution.names, kind, starts=1)
         new = np.clip(solution.values - (again.values - values), low, high)
         moved, values, spread = new - values, new, again.covariance
     return dataclasses.replace(

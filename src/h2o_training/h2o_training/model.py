@@ -69,7 +69,7 @@ def build_spec(robot: Robot, *, legs_locked: bool = False, effects: Effects | No
         robot: description; friction of the wheel joints comes from its body.
         legs_locked: leave the leg joints out, so that the model is the closed form in 3-D (used as twin).
         effects: those that belong into a model are built in (friction, floor, payload, centre of mass); delays,
-            losses, rolling drag and sensors are the caller's.
+            losses, rolling resistance and sensors are the caller's.
     """
     effects = effects or Effects()
     body, radius = robot.body, robot.interface.wheel_radius_m
@@ -83,8 +83,7 @@ def build_spec(robot: Robot, *, legs_locked: bool = False, effects: Effects | No
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     contact = {
-        "friction": [effects.sliding_friction, 0.005, effects.rolling_friction_m],
-        "condim": 6 if effects.rolling_friction_m > 0 else 3,
+        "friction": [effects.sliding_friction, 0.005, 0.0],
         "solref": [effects.floor_time_constant_s, effects.floor_damping_ratio],
     }
     for key, value in contact.items():

@@ -16,6 +16,7 @@ from h2o_training.model import PHYSICS_STEP_S, build_model, set_state
 from h2o_training.robots import blend_effects
 from wheel_leg_driver.plant import SensorReadings
 from wheel_leg_driver.robot import Robot
+from wheel_leg_driver.sagittal import FRICTION_SHARPNESS_S, GRAVITY_MPS2
 
 LEG_JOINTS = ("left_thigh", "left_shin", "right_thigh", "right_shin")
 WHEEL_JOINTS = ("left_wheel", "right_wheel")
@@ -44,6 +45,9 @@ class MujocoPlant:
         self._motor = [self._model.actuator(name).id for name in WHEEL_JOINTS]
         self._wheel_body = [self._model.body(name).id for name in WHEEL_JOINTS]
         self._delay_steps = gap.actuation_delay_s / PHYSICS_STEP_S
+        # Rolling resistance of one wheel. MuJoCo's own, in the contact, depends on how soft the floor is.
+        weight_n = GRAVITY_MPS2 * (robot.body.body_mass_kg + robot.body.wheels_mass_kg + gap.payload_kg)
+        self._rolling_nm = 0.5 * gap.rolling_friction_m * weight_n
         self._drag_nms = 0.5 * gap.rolling_drag_nspm * robot.interface.wheel_radius_m**2
         self._servo = [self._model.actuator(name).id for name in LEG_JOINTS]
         lags = np.array([gap.velocity_lag_s] * 2 + [gap.gyro_lag_s] * 3)
@@ -72,9 +76,8 @@ class MujocoPlant:
         self._data.ctrl[self._servo] = np.array(posture_rad * 2) - self._leg_zero
         for _ in range(max(1, round(dt_s / PHYSICS_STEP_S))):
             self._data.ctrl[self._motor] = self._produced(torque_nm)
-            if self._drag_nms > 0:
-                # A moment against each wheel's turn on the floor, not against its turn in the leg.
-                self._data.xfrc_applied[self._wheel_body, 3:] = -self._drag_nms * self._wheel_turn()
+            if self._drag_nms > 0 or self._rolling_nm > 0:
+                self._data.xfrc_applied[self._wheel_body, 3:] = self._resistance_nm()
             mujoco.mj_step(self._model, self._data)
             self._filter_sensors()
         yaw = self._yaw()
@@ -84,13 +87,15 @@ class MujocoPlant:
         heat = HEATING_C_PER_NM2_S * self._torque**2 - (self._temperature[:2] - AMBIENT_C) / COOLING_TIME_S
         self._temperature[:2] += dt_s * heat
 
-    def _wheel_turn(self) -> FloatArray:
+    def _resistance_nm(self) -> FloatArray:
+        """Moments against each wheel's turn on the floor (not against its turn in the leg), world frame [2, 3]."""
         axles = self._data.xmat[self._wheel_body].reshape(-1, 3, 3)[:, :, 1]
         spin = np.array(
             [float(self._data.cvel[body, :3] @ axle) for body, axle in zip(self._wheel_body, axles, strict=True)]
         )
-        turn: FloatArray = spin[:, None] * axles
-        return turn
+        moment = self._drag_nms * spin + self._rolling_nm * np.tanh(FRICTION_SHARPNESS_S * spin)
+        against: FloatArray = -moment[:, None] * axles
+        return against
 
     def _filter_sensors(self) -> None:
         gap, new = self._gap, self._turn_rates()

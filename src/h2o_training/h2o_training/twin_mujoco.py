@@ -14,9 +14,10 @@ from torch import Tensor
 
 from h2o_control.contract import FloatArray
 from h2o_training.effects import with_values
-from h2o_training.model import PHYSICS_STEP_S, build_spec
+from h2o_training.model import FRICTION_TIME_S, PHYSICS_STEP_S, build_spec
 from h2o_training.twin_batch import BatchTwin
 from h2o_training.twin_effects import SENSOR_EFFECTS
+from wheel_leg_driver.sagittal import GRAVITY_MPS2
 
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 #: What is no part of the model: motors and sensors are simulated around it.
@@ -60,8 +61,11 @@ class MujocoTwin(BatchTwin):
         # The physics step must divide the control step; the nearest one that does is at most a third off.
         spec.option.timestep = self._interface.dt_s / max(round(self._interface.dt_s / PHYSICS_STEP_S), 1)
         model = spec.compile()
-        # The torso's origin is the middle of the axle, so that drag on its motion is the rolling resistance.
+        # The torso's origin is the middle of the axle, so that what resists its motion is the rolling resistance.
         model.dof_damping[:2] = effects.rolling_drag_nspm
+        weight_n = GRAVITY_MPS2 * (robot.body.body_mass_kg + robot.body.wheels_mass_kg + effects.payload_kg)
+        model.dof_frictionloss[:2] = effects.rolling_friction_m * weight_n / self._interface.wheel_radius_m
+        model.dof_solref[:2] = [FRICTION_TIME_S, 1.0]
         return model
 
     def _prepare(self, model: Any) -> None:
