@@ -26,7 +26,7 @@ LOG = Path(__file__).parents[2] / "shared" / "data" / "robot_log" / "standing_a.
 
 def drive(seed: int, seconds: float = 60.0) -> tuple[np.ndarray, np.ndarray]:
     """States [n, 4] and executed torque [n] of a scripted collection on `worn`, as the launch file sets it up."""
-    rig = LockStep("worn", seed=seed, explore=Exploration(0.9, 0.08, seed))
+    rig = LockStep("worn", seed=seed, explore=Exploration(1.0, seed))
     operator = ScriptedOperator(seed)
     rig.balance()
     states, torques = [], []

@@ -44,8 +44,6 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SECONDS, FIRST_SEED, DRAWN = 30.0, 1000, 2
-#: Random torque that launch/collect.launch.yaml adds to the driver's balance.
-EXPLORATION_NM = 0.9
 #: Pitch at which the robot is let go to its driver's balance.
 LET_GO_RAD = 0.03
 #: What hard.yaml moved beyond the values carried over, put back one at a time: who stands then?
@@ -94,9 +92,9 @@ def lqr(robot: Robot) -> StaticMap:
     return StaticMap(x, v, theta, theta_dot, 0.0, 0.0, 1.0, 0.0, robot.interface.torque_limit_nm)
 
 
-def driver_balance(robot: Robot, seed: int, exploration_nm: float) -> EpisodeResult:
+def driver_balance(robot: Robot, seed: int, exploration: float) -> EpisodeResult:
     """Let the driver's own balance stand, with the random torque of data collection."""
-    loop = LockStep(robot.name, seed=seed, pitch_rad=LET_GO_RAD, explore=Exploration(exploration_nm, seed=seed))
+    loop = LockStep(robot.name, seed=seed, pitch_rad=LET_GO_RAD, explore=Exploration(exploration, seed))
     loop.step()
     loop.core.arm()
     states, torques = [], []
@@ -277,12 +275,12 @@ def main() -> int:
                     curves[task_name].setdefault(name, []).append(run)
                 progress.advance(line)
             rows.append(row(name, task, results, robot))
-        for exploration_nm in (0.0, EXPLORATION_NM):
-            name = "driver's balance" + (f" + {exploration_nm:g} Nm random" if exploration_nm else "")
+        for exploration in (0.0, 1.0):
+            name = "driver's balance" + (f" + {hard.balance.exploration_nm:g} Nm random" if exploration else "")
             progress.update(line, description=f"{name} on {hard.name}")
             results = []
             for seed in range(FIRST_SEED, FIRST_SEED + args.episodes):
-                results.append(driver_balance(hard, seed, exploration_nm))
+                results.append(driver_balance(hard, seed, exploration))
                 progress.advance(line)
             rows.append(row(name, TASKS["stand"], results, hard))
 

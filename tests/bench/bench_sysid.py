@@ -30,7 +30,6 @@ from h2o_training.indirect import identify
 from h2o_training.report import TableData
 from h2o_training.robots import draw_robot, load_spread
 from h2o_training.windows import recordings
-from wheel_leg_driver.core import Exploration
 from wheel_leg_driver.robot import load_robot
 
 SPREAD = "identification"
@@ -45,10 +44,9 @@ def one(index: int, base: str, seconds: float, seed: int) -> dict[str, Any]:
     truth = effects_from(drawn.plant.options, "plant")
     # What an operator finds out on the stand before driving.
     known = dataclasses.replace(drawn.balance, dead_zone_nm=truth.dead_zone_nm, torque_factor=truth.torque_factor)
-    explore = Exploration(0.9, 0.08)
-    data = drive(dataclasses.replace(drawn, balance=known), get_task("stand"), seconds, explore, seed * 1000 + index)
+    data = drive(dataclasses.replace(drawn, balance=known), get_task("stand"), seconds, seed * 1000 + index)
     start = time.perf_counter()
-    fit = identify(recordings(data), nominal, Effects(), explore=explore, seed=index)
+    fit = identify(recordings(data), nominal, Effects(), seed=index)
     taken = time.perf_counter() - start
     # A tilted sensor and a centre of mass that lies ahead are one thing to the robot's motion.
     lumped = dataclasses.replace(

@@ -32,17 +32,15 @@ def drive(
     robot: Robot,
     task: Task,
     seconds: float,
-    exploration: Exploration,
     seed: int,
     on_progress: Callable[[float], object] | None = None,
 ) -> Dataset:
-    """Drive for so many seconds of data; a fallen robot is picked up and armed again.
+    """Drive as `collect` does, for so many seconds of data; a fallen robot is picked up and armed again.
 
     Args:
         robot: one with a plant.
         task: what the dataset is for.
         seconds: of balancing, falls and pick-ups apart.
-        exploration: random torque on top of the driver's balance; its seed is not used.
         seed: of plant, operator and exploration.
         on_progress: called about once a second of data with the seconds so far.
 
@@ -52,8 +50,11 @@ def drive(
     """
     plant_seed, operator_seed, noise_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     firmware = Firmware(robot, make_plant(robot, plant_seed), 0.02)
-    exploration = Exploration(exploration.torque_nm, exploration.time_constant_s, noise_seed)
-    core, operator, reader = DriverCore(robot, None, exploration), ScriptedOperator(operator_seed), FrameReader()
+    core, operator, reader = (
+        DriverCore(robot, None, Exploration(1.0, noise_seed)),
+        ScriptedOperator(operator_seed),
+        FrameReader(),
+    )
     rate = robot.interface.rate_hz
     wanted, stick = round(seconds * rate), max(1, round(STICK_S * rate))
     frame = firmware.step(encode_command(core.zero()))
@@ -86,7 +87,7 @@ def drive(
                 if short >= 5:
                     raise DataError(
                         f"robot {robot.name!r} falls within {SHORTEST_S} s again and again: correct its balance section "
-                        "(dead zone, torque factor, pitch trim), or lower the exploration torque"
+                        "(dead zone, torque factor, pitch trim), or lower exploration_nm"
                     )
                 last = None
                 core.disarm()
@@ -107,7 +108,6 @@ def drive(
         "kind": "driven in lock-step",
         "robot": robot.name,
         "seed": seed,
-        "exploration": {"torque_nm": exploration.torque_nm, "time_constant_s": exploration.time_constant_s},
         "created": now_utc(),
         "software": software(),
     }

@@ -20,7 +20,6 @@ from h2o_training.driving import drive
 from h2o_training.effects import Effects, parameter, with_values
 from h2o_training.sysid import DEFAULT, PAST, Fit, Kind, Solution, fit_of, noise_effects, solve
 from h2o_training.windows import Recording, cut, recordings
-from wheel_leg_driver.core import Exploration
 from wheel_leg_driver.robot import PlantSpec, Robot
 
 #: Steps of a window: 0.1 s at 200 Hz, beyond which small errors of an unstable robot outgrow everything.
@@ -43,7 +42,7 @@ def identify(
     names: Sequence[str] = DEFAULT,
     kind: Kind = "closed_form",
     steps: int = STEPS,
-    explore: Exploration | None = None,
+    as_driven: bool = True,
     seed: int = 0,
     on_step: Callable[[str], object] = lambda _what: None,
 ) -> Fit:
@@ -56,7 +55,7 @@ def identify(
         names: of parameters, see effects.parameter.
         kind: of the model, see sysid.solve.
         steps: length of a window.
-        explore: random torque with which the robot was driven; without it nothing is corrected.
+        as_driven: correct the estimates: the driver's balance drove, with the exploration of the robot's file.
         seed: of starts and of driving the emulated robot.
         on_step: told what is being done.
 
@@ -66,9 +65,9 @@ def identify(
     """
     windows = cut(parts, steps, steps, PAST)
     solution = solve(windows, robot, effects, names, kind, seed=seed, on_step=on_step)
-    if explore is not None:
+    if as_driven:
         seconds = sum(len(part.torque_nm) for part in parts) * robot.interface.dt_s
-        solution = correct(solution, robot, effects, explore, seconds, steps, kind, seed, on_step)
+        solution = correct(solution, robot, effects, seconds, steps, kind, seed, on_step)
     return fit_of(solution, robot, effects)
 
 
@@ -76,7 +75,6 @@ def correct(
     solution: Solution,
     robot: Robot,
     effects: Effects,
-    explore: Exploration,
     seconds: float,
     steps: int,
     kind: Kind = "closed_form",
@@ -89,7 +87,6 @@ def correct(
         solution: of the recorded robot.
         robot: with `effects`, what was not fitted.
         effects: see `robot`.
-        explore: random torque as in the recording.
         seconds: of driving a round, as much as was recorded.
         steps: of a window, as in the solution.
         kind: of the model, as in the solution.
@@ -108,7 +105,7 @@ def correct(
         on_step(f"driving the emulated robot, correction {number + 1} of {CORRECTIONS}")
         guess = with_values(robot, effects, dict(zip(solution.names, map(float, values), strict=True)))
         with_noise = dataclasses.replace(guess[1], **noise_effects(solution.noise, *guess))
-        data = drive(emulated(guess[0], with_noise), get_task("stand"), seconds, explore, seed + number)
+        data = drive(emulated(guess[0], with_noise), get_task("stand"), seconds, seed + number)
         on_step(f"fitting the emulated robot, correction {number + 1} of {CORRECTIONS}")
         again = solve(cut(recordings(data), steps, steps, PAST), *guess, solution.names, kind, starts=1)
         new = np.clip(solution.values - (again.values - values), low, high)

@@ -16,7 +16,7 @@ from h2o_training.dataset import Dataset
 
 @dataclass(frozen=True)
 class Recording:
-    """An unbroken stretch of driving: states [n + 1, 4] in the order of STATE, and the torques [n, 2] in Nm a wheel between."""
+    """An unbroken stretch of driving: states [n + 1, 4] in the order of STATE, torques [n, 2] in Nm a wheel between."""
 
     states: FloatArray
     torque_nm: FloatArray

@@ -54,10 +54,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Exploration:
-    """Smooth random torque added to the driver's balance while data is collected (Ornstein–Uhlenbeck); off at 0."""
+    """Smooth random torque added to the driver's balance while data are collected (Ornstein–Uhlenbeck).
 
-    torque_nm: float = 0.0
-    time_constant_s: float = 0.15
+    Attributes:
+        share: of what the robot's file says under `balance`; 0 is off.
+        seed: of the noise.
+    """
+
+    share: float = 0.0
     seed: int = 0
 
 
@@ -153,10 +157,10 @@ class DriverCore:
         if self._stopping or (self.device_time_us - set_us) * 1e-6 > self.limits.command_timeout_s:
             v, yaw_rate = 0.0, 0.0
         common = self._balancer.torque(estimate, v)
-        explore = self._exploration
-        if explore.torque_nm > 0:
-            keep = math.exp(-dt / explore.time_constant_s)
-            scale = explore.torque_nm * math.sqrt(1 - keep * keep)
+        torque_nm = self._exploration.share * self.robot.balance.exploration_nm
+        if torque_nm > 0:
+            keep = math.exp(-dt / self.robot.balance.exploration_time_s)
+            scale = torque_nm * math.sqrt(1 - keep * keep)
             self._noise_nm = keep * self._noise_nm + scale * float(self._rng.standard_normal())
             common += self._noise_nm
         return self._command(common, yaw_torque(estimate, yaw_rate))

@@ -52,8 +52,7 @@ PARAMETERS = (
     Parameter(
         "yaw_rate_command_radps", _LIMITS.yaw_rate_command_radps, "largest yaw rate from /cmd_vel, rad/s", 0.0, 10.0
     ),
-    Parameter("exploration_nm", 0.0, "random torque added to balance for data collection (std), Nm", 0.0, 2.0),
-    Parameter("exploration_time_s", 0.15, "time constant of that torque, s", 0.01, 10.0),
+    Parameter("exploration", 0.0, "random torque added to balance, as a share of what the robot's file says", 0.0, 2.0),
     Parameter("seed", 0, "seed of that torque"),
 )
 #: Without telemetry for this long the link counts as lost, in host time.
@@ -128,7 +127,7 @@ class DriverNode(LifecycleNode):
 
     def _new_core(self, robot: Robot) -> DriverCore:
         limits = Limits(**{f.name: value(self, f.name) for f in dataclasses.fields(Limits)})
-        explore = Exploration(value(self, "exploration_nm"), value(self, "exploration_time_s"), value(self, "seed"))
+        explore = Exploration(value(self, "exploration"), value(self, "seed"))
         return DriverCore(robot, limits, explore)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -77,6 +77,8 @@ class Balance:
         pitch_trim_rad: measured pitch at which the robot is in balance.
         q_x, q_v, q_theta, q_theta_dot, r_tau: LQR weights (1/m², s²/m², 1/rad², s²/rad², 1/Nm²).
         trim_time_s: time constant of the integrator that finds the remaining pitch bias.
+        exploration_nm, exploration_time_s: random torque added while data are collected, so that they tell more than
+            balance alone would: standard deviation, and how long it stays alike.
     """
 
     dead_zone_nm: float = 0.0
@@ -89,12 +91,14 @@ class Balance:
     q_theta_dot: float = 0.5
     r_tau: float = 0.5
     trim_time_s: float = 6.0
+    exploration_nm: float = 0.9
+    exploration_time_s: float = 0.08
 
     def __post_init__(self) -> None:
-        for name in ("dead_zone_width_nm", "torque_factor", "q_theta", "r_tau", "trim_time_s"):
+        for name in ("dead_zone_width_nm", "torque_factor", "q_theta", "r_tau", "trim_time_s", "exploration_time_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("dead_zone_nm", "q_x", "q_v", "q_theta_dot"):
+        for name in ("dead_zone_nm", "q_x", "q_v", "q_theta_dot", "exploration_nm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
