@@ -39,6 +39,7 @@ setup(
             "train = h2o_training.train_cli:command",
             "export = h2o_training.export:command",
             "evaluate = h2o_training.evaluate:command",
+            "sysid = h2o_training.sysid_cli:command",
             "feasible = h2o_training.feasible:command",
             "replay = h2o_training.replay_bag:command",
             "demo = h2o_training.demo:command",

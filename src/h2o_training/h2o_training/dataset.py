@@ -44,7 +44,7 @@ class Dataset:
         rewards: float32 [N].
         terminals: bool [N], the next state has fallen; its value is not bootstrapped.
         timeouts: bool [N], recording ends here or jumps for another reason; its value is bootstrapped.
-        wheel_torques: float32 [N, 2], executed, left and right, in Nm; actions hold their mean.
+        wheel_torques: float32 [N, 2], left and right, in Nm, as recorded; actions hold their mean within the limit.
         states, next_states: float32 [N, 4] in the order of contract.STATE; m, m/s, rad, rad/s.
         interface, task: what the numbers mean.
         provenance: where they come from, JSON-ready.
@@ -102,12 +102,12 @@ class Dataset:
         task: Task,
         provenance: Mapping[str, Any],
     ) -> Dataset:
-        """Build from states [N, 4], next states [N, 4] and torque in Nm, [N] or [N, 2], clipped to the limit."""
+        """Build from states [N, 4], next states [N, 4] and torque in Nm, [N] or [N, 2]; actions are clipped."""
         limit = interface.torque_limit_nm
-        wheels = np.clip(torque_nm, -limit, limit)
+        wheels = np.asarray(torque_nm)
         if wheels.ndim == 1:
             wheels = np.stack((wheels, wheels), axis=1)
-        torque = wheels.mean(axis=1)
+        torque = np.clip(wheels, -limit, limit).mean(axis=1)
         return cls(
             observations=np.ascontiguousarray(task.observe(states), dtype=np.float32),
             actions=(torque / limit).astype(np.float32)[:, None],

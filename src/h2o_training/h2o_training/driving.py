@@ -86,7 +86,7 @@ def drive(
                 length = 0
                 if short >= 5:
                     raise DataError(
-                        f"robot {robot.name!r} falls within {SHORTEST_S} s again and again: correct its balance section "
+                        f"robot {robot.name!r} falls within {SHORTEST_S} s again and again: correct its balance "
                         "(dead zone, torque factor, pitch trim), or lower exploration_nm"
                     )
                 last = None

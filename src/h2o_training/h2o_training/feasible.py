@@ -26,6 +26,7 @@ from wheel_leg_driver.robot import Robot, load_robot
 
 #: Judged from other starts than it was searched and trimmed on.
 JUDGED_SEED = 1000
+SEARCH = Search()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--task", default="stand", help="default: stand")
     parser.add_argument("-o", "--output", metavar="FILE.onnx", help="write the map as a policy")
     parser.add_argument("--seed", type=int, default=0, help="of the search, default: 0")
-    parser.add_argument("--generations", type=int, default=Search.generations, help=f"default: {Search.generations}")
+    parser.add_argument("--generations", type=int, default=SEARCH.generations, help=f"default: {SEARCH.generations}")
     parser.add_argument("--episodes", type=int, default=20, help="judged on, default: 20")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each, default: 30")
     args = parser.parse_args(argv)
@@ -96,7 +97,7 @@ def command(argv: Sequence[str]) -> int:
             "--episodes, --generations and --seconds must be positive and finite, --seed must not be negative"
         )
     robot, task = load_robot(args.robot), get_task(args.task)
-    search = Search(seed=args.seed, generations=args.generations)
+    search = dataclasses.replace(SEARCH, seed=args.seed, generations=args.generations)
     goals = {"best map": Goal.of(task)}
     if task.v_target_mps:
         goals["standing still"] = Goal.standing_still(task)

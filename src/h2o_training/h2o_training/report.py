@@ -79,6 +79,45 @@ class TableData:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Title and sentence on top, tables, figures of plotly under their headings, origin at the bottom.
+
+    Attributes:
+        notes: HTML between tables and figures.
+    """
+
+    title: str
+    lead: str
+    tables: Sequence[TableData]
+    figures: Sequence[tuple[str, Any]]
+    provenance: Mapping[str, Any]
+    notes: Sequence[str] = ()
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page in one step; raises DataError where it cannot be written."""
+        target = Path(path)
+        try:
+            write_atomically(target, self.html().encode())
+        except OSError as error:
+            raise DataError(f"cannot write report {path}: {error.strerror}") from error
+        return target
+
+    def html(self) -> str:
+        """Return the page."""
+        body = [_table(table, heading=table.heading != self.title) for table in self.tables]
+        body += self.notes
+        for number, (heading, figure) in enumerate(self.figures):
+            if heading:
+                body.append(f"<h2>{html.escape(heading)}</h2>")
+            config = {"displaylogo": False, "responsive": True}
+            body.append(figure.to_html(full_html=False, include_plotlyjs=number == 0, config=config))
+        origin = "".join(f"<tr><td>{html.escape(k)}</td><td>{_value(v)}</td></tr>" for k, v in self.provenance.items())
+        return _PAGE.format(
+            title=html.escape(self.title), lead=html.escape(self.lead), body="\n".join(body), origin=origin
+        )
+
+
+@dataclass(frozen=True)
 class Report:
     """A page: title and sentence on top, tables, plots (one figure, or one an episode), origin at the bottom."""
 
@@ -93,39 +132,21 @@ class Report:
 
     def write(self, path: str | Path) -> Path:
         """Write the page in one step; raises DataError where it cannot be written."""
-        target = Path(path)
-        try:
-            write_atomically(target, self.html().encode())
-        except OSError as error:
-            raise DataError(f"cannot write report {path}: {error.strerror}") from error
-        return target
+        return self.page().write(path)
 
-    def html(self) -> str:
-        """Return the page."""
-        body = [_table(table, heading=table.heading != self.title) for table in self.tables]
+    def page(self) -> Page:
+        """Draw the episodes."""
+        notes = []
         shown = list(self.episodes[:MAX_EPISODES])
         if len(shown) < len(self.episodes):
-            body.append(f"<p>The first {len(shown)} of {len(self.episodes)} episodes are drawn.</p>")
+            notes.append(f"<p>The first {len(shown)} of {len(self.episodes)} episodes are drawn.</p>")
         modes = [m for m in MODE_STYLE if any(e.modes is not None and (e.modes == m).any() for e in shown)]
         chips = [f'<span class="chip" style="background:{MODE_STYLE[m][0]}">{MODE_STYLE[m][1]}</span>' for m in modes]
         if chips:
-            body.append(f"<p>In command: {''.join(chips)}</p>")
+            notes.append(f"<p>In command: {''.join(chips)}</p>")
         groups = [("", shown)] if self.overlay else [(e.name, [e]) for e in shown]
-        script: bool = True
-        for heading, group in groups:
-            if heading:
-                body.append(f"<h2>{html.escape(heading)}</h2>")
-            figure = episode_figure(group, self.limits, self.quantities)
-            body.append(
-                figure.to_html(
-                    full_html=False, include_plotlyjs=script, config={"displaylogo": False, "responsive": True}
-                )
-            )
-            script = False
-        origin = "".join(f"<tr><td>{html.escape(k)}</td><td>{_value(v)}</td></tr>" for k, v in self.provenance.items())
-        return _PAGE.format(
-            title=html.escape(self.title), lead=html.escape(self.lead), body="\n".join(body), origin=origin
-        )
+        figures = [(heading, episode_figure(group, self.limits, self.quantities)) for heading, group in groups]
+        return Page(self.title, self.lead, self.tables, figures, self.provenance, notes)
 
 
 def _table(table: TableData, heading: bool) -> str:

@@ -169,7 +169,7 @@ def to_yaml(robot: Robot, head: str = "") -> str:
     fixed = to_mapping(Interface())
     free = ("rate_hz", "torque_limit_nm", "wheel_radius_m")
     data["interface"] = {k: v for k, v in data["interface"].items() if k in free or v != fixed[k]}
-    lines = [line for line in (head, *(f"- {text}" for text in words(robot))) if line]
+    lines = [*head.splitlines(), *(f"- {text}" for text in words(robot))]
     comment = "".join(f"# {line}\n" for line in lines)
     return comment + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 

@@ -320,7 +320,12 @@ def fit_of(solution: Solution, robot: Robot, effects: Effects) -> Fit:
     deviation = np.sqrt(np.diag(solution.covariance))
     correlation = solution.covariance / np.outer(deviation, deviation)
     estimates = []
-    for i, (name, value) in enumerate(zip(names, map(float, solution.values), strict=True)):
+    for i, name in enumerate(names):
+        p = parameter(name, robot)
+        # As many digits as anybody can use; what stopped at a bound lies on it.
+        value = float(f"{solution.values[i]:.5g}")
+        if solution.at_bound[i]:
+            value = p.low if value - p.low < p.high - value else p.high
         half = float(_Z95 * deviation[i])
         order = np.argsort(-np.abs(correlation[i]))
         partners = tuple(names[j] for j in order if j != i and abs(correlation[i, j]) > CONFOUNDED)
@@ -330,7 +335,7 @@ def fit_of(solution: Solution, robot: Robot, effects: Effects) -> Fit:
         elif 2 * half > IDENTIFIED * abs(value):
             verdict = "confounded" if partners else "weak"
         start = value_of(name, robot, effects)
-        estimates.append(Estimate(name, parameter(name, robot).unit, start, value, half, verdict, partners))
+        estimates.append(Estimate(name, p.unit, start, value, half, verdict, partners))
     fitted = with_values(robot, effects, {e.name: e.value for e in estimates})
     return Fit(tuple(estimates), correlation, solution.alike, solution.costs, solution.noise, *fitted)
 
@@ -406,8 +411,3 @@ def noise_effects(noise: Mapping[str, float], robot: Robot, effects: Effects) ->
         "gyro_noise_radps": noise["theta_dot"],
         "velocity_noise_mps": float(np.sqrt(max(0.0, noise["v"] ** 2 - from_gyro**2))),
     }
-
-
-def fitted_robot(fit: Fit, name: str) -> Robot:
-    """Return the robot with the fitted description, what it cannot say as its twin's effects, and no plant."""
-    return dataclasses.replace(fit.robot, name=name, twin=fit.effects.changed, plant=None)
