@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from h2o_control.contract import STATE, PolicyContract, Task, get_task
+from h2o_control.contract import PolicyContract, Task, get_task
 from h2o_control.errors import UserError
 from h2o_control.provenance import now_utc, software
 from h2o_training.episode_result import EpisodeResult, measure, policy_table, summarise
 from h2o_training.lockstep import run_episode
+from h2o_training.report import TableData
 from h2o_training.static_map import StaticMap
 from h2o_training.static_map_search import Goal, Search, find_static_map
 from wheel_leg_driver.robot import Robot, load_robot
@@ -27,6 +27,16 @@ from wheel_leg_driver.robot import Robot, load_robot
 #: Judged from other starts than it was searched and trimmed on.
 JUDGED_SEED = 1000
 SEARCH = Search()
+#: Of a map, as printed.
+PARAMETERS = {
+    "x": "x (Nm/m)",
+    "v": "v (Nm s/m)",
+    "theta": "θ (Nm/rad)",
+    "theta_dot": "θ̇ (Nm s/rad)",
+    "bias_nm": "bias (Nm)",
+    "compensation_nm": "compensation (Nm)",
+    "width_nm": "width (Nm)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +129,10 @@ def command(argv: Sequence[str]) -> int:
 def _print(judged: dict[str, Judged], robot: Robot, task: Task, episodes: int, console: Console) -> None:
     heading = f"static maps on {robot.name!r}, task {task.name!r}, {episodes} episodes"
     console.print(policy_table({name: j.results for name, j in judged.items()}, heading).rich())
-    names = (*STATE, "bias_nm", "compensation_nm", "width_nm")
-    table = Table("map", *names, "reward a step")
-    for name, j in judged.items():
-        values = (f"{getattr(j.map, parameter):.3f}" for parameter in names)
-        table.add_row(name, *values, f"{j.reward_a_step:.4f}")
-    console.print(table)
+    maps = [j.map for j in judged.values()]
+    rows = [[label, *(f"{getattr(m, name):.3f}" for m in maps)] for name, label in PARAMETERS.items()]
+    rows.append(["reward a step", *(f"{j.reward_a_step:.4f}" for j in judged.values())])
+    console.print(TableData("their parameters", ["", *judged], rows).rich())
     best = judged["best map"]
     stood = sum(r.outcome == "stood" for r in best.results)
     say = f"feasible: it stood in all {episodes}" if best.stands else f"it stood in {stood} of {episodes}: none found"
