@@ -25,7 +25,7 @@ from wheel_leg_driver.robot import Robot
 #: How often the operator moves the stick.
 STICK_S = 0.05
 #: A robot that falls again before it has stood this long cannot be driven by its driver's balance.
-SHORTEST_S = 0.5
+SHORTEST_S = 2.0
 
 
 def drive(
