@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test bench-twin bench-hard lint build lock clean
+.PHONY: help install demo test bench-twin bench-sysid bench-hard lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: install ## Run the whole test suite
 
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)
+
+bench-sysid: install ## Fifty robots drawn at random, driven for a minute each, identified: do the intervals hold? (30 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_sysid.py --jobs 2 $(ARGS)
 
 bench-twin: install ## Speed of the twins against a gymnasium loop, measured in the same run
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_twin.py $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from h2o_control.errors import DataError
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_log import import_logs, parse_columns
+from h2o_training.driving import drive
 from wheel_leg_driver.robot import load_robot
 
 
@@ -50,7 +52,7 @@ def command(argv: Sequence[str]) -> int:
         description="Make a dataset of real transitions (HDF5, D4RL's keys) out of bags or plain-text logs.",
         epilog="example: h2o-robot dataset build bags/walk --task stand -o walk.h5",
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="build|import-log")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="build|import-log|drive")
     build = actions.add_parser(
         "build",
         description="Build a dataset from rosbag2 bags: states from /odom, actions from the torque that was executed.",
@@ -76,10 +78,21 @@ def command(argv: Sequence[str]) -> int:
     log.add_argument("--rate-hz", required=True, type=float, help="rows a second; must be the robot's control rate")
     log.add_argument("--task", default="stand", choices=sorted(TASKS), help="default: stand")
     log.add_argument("--robot", default="ideal", help="gives wheel radius and torque limit; default: ideal")
-    for sub in (build, log):
+    driven = actions.add_parser(
+        "drive",
+        description="Let the scripted operator drive an emulated robot in lock-step: what launch/collect.launch.yaml "
+        "and build would give, without ROS and faster than real time.",
+        epilog="example: h2o-robot dataset drive --robot carpet --seconds 90 -o driven.h5",
+        help="from an emulated robot, at once",
+    )
+    driven.add_argument("--robot", required=True, help="a name in config/robots or a file")
+    driven.add_argument("--seconds", type=float, default=90.0, help="of balancing, default: 90")
+    driven.add_argument("--seed", type=int, default=0, help="of robot, operator and exploration, default: 0")
+    driven.add_argument("--task", default="stand", choices=sorted(TASKS), help="default: stand")
+    for sub in (build, log, driven):
         sub.add_argument("-o", "--output", required=True, metavar="FILE.h5", help="dataset to write")
     args = parser.parse_args(argv)
-    return _build(args) if args.action == "build" else _import_log(args)
+    return {"build": _build, "import-log": _import_log, "drive": _drive}[args.action](args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -121,6 +134,19 @@ def _import_log(args: argparse.Namespace) -> int:
         highlight=False,
     )
     _save(result.dataset, args.output, console)
+    return 0
+
+
+def _drive(args: argparse.Namespace) -> int:
+    if not 0.0 < args.seconds < math.inf or args.seed < 0:
+        raise DataError("--seconds must be positive and finite, --seed must not be negative")
+    console, robot = Console(), load_robot(args.robot)
+    with Progress(console=console, transient=True) as progress:
+        job = progress.add_task(f"driving {robot.name!r}", total=args.seconds)
+        dataset = drive(
+            robot, get_task(args.task), args.seconds, args.seed, lambda done_s: progress.update(job, completed=done_s)
+        )
+    _save(dataset, args.output, console)
     return 0
 
 

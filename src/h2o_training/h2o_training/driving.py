@@ -28,6 +28,10 @@ STICK_S = 0.05
 SHORTEST_S = 2.0
 
 
+class UndrivableError(DataError):
+    """The driver's balance cannot hold this robot."""
+
+
 def drive(
     robot: Robot,
     task: Task,
@@ -46,7 +50,7 @@ def drive(
 
     Raises:
         ConfigError: the robot has no plant, or one that cannot be loaded.
-        DataError: the driver's balance cannot hold this robot.
+        UndrivableError: the driver's balance cannot hold this robot.
     """
     plant_seed, operator_seed, noise_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     firmware = Firmware(robot, make_plant(robot, plant_seed), 0.02)
@@ -85,9 +89,9 @@ def drive(
                 short = short + 1 if length < SHORTEST_S * rate else 0
                 length = 0
                 if short >= 5:
-                    raise DataError(
+                    raise UndrivableError(
                         f"robot {robot.name!r} falls within {SHORTEST_S} s again and again: correct its balance "
-                        "(dead zone, torque factor, pitch trim), or lower exploration_nm"
+                        "(dead zone, torque factor, pitch trim, weights), or lower exploration_nm."
                     )
                 last = None
                 core.disarm()

@@ -61,7 +61,8 @@ def identify(
 
     Raises:
         ConfigError: an unknown parameter.
-        DataError: too few data, or an emulated robot that cannot be driven as the recorded one was.
+        DataError: too few data.
+        UndrivableError: the emulated robot with the estimates cannot be driven as the recorded one was.
     """
     windows = cut(parts, steps, steps, PAST)
     solution = solve(windows, robot, effects, names, kind, seed=seed, on_step=on_step)
@@ -94,7 +95,7 @@ def correct(
         on_step: told what is being done.
 
     Raises:
-        DataError: the emulated robot with these values cannot be driven by its driver's balance.
+        UndrivableError: the emulated robot with these values cannot be driven by its driver's balance.
     """
     bounds = [parameter(name, robot) for name in solution.names]
     low, high = np.array([p.low for p in bounds]), np.array([p.high for p in bounds])

@@ -19,6 +19,7 @@ from h2o_control.errors import ContractError, DataError, UserError
 from h2o_control.provenance import files_sha256, now_utc, software
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
+from h2o_training.driving import UndrivableError
 from h2o_training.effects import effects_from
 from h2o_training.indirect import STEPS, emulated, identify
 from h2o_training.judging import write_json
@@ -81,6 +82,7 @@ def command(argv: Sequence[str]) -> int:
     train, test = (parts, recordings(_load(args.test, robot))) if args.test else split(parts, HELD_BACK)
     driven = all(data.provenance.get("kind") != "logs" for data in sources)
     as_driven = args.correct == "yes" or (args.correct == "auto" and driven)
+    warning = ""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         line = progress.add_task("cutting windows")
@@ -89,7 +91,17 @@ def command(argv: Sequence[str]) -> int:
             progress.update(line, description=what)
 
         held = cut(test, STEPS, 1, PAST)
-        fit = identify(train, robot, effects, names, args.model, as_driven=as_driven, seed=args.seed, on_step=say)
+        try:
+            fit = identify(train, robot, effects, names, args.model, as_driven=as_driven, seed=args.seed, on_step=say)
+        except UndrivableError as error:
+            if args.correct == "yes":
+                raise
+            as_driven = False
+            fit = identify(train, robot, effects, names, args.model, as_driven=False, seed=args.seed, on_step=say)
+            warning = (
+                f"not corrected: with these estimates the emulated {error} "
+                "--robot should name the description whose balance section drove the recorded robot."
+            )
         say("predicting the rows that were held back")
         comparison = compare(fit, cut(train, STEPS, 1, PAST), held, robot, effects, args.model)
     name = args.name or output.stem
@@ -108,6 +120,8 @@ def command(argv: Sequence[str]) -> int:
     folder = output.with_name(f"{output.stem}-sysid")
     write_json(folder / "sysid.json", {**content(fit, comparison), "provenance": provenance})
     target = page(fit, comparison, dt_s, lead, provenance).write(folder / "report.html")
+    if warning:
+        console.print(warning, soft_wrap=True, highlight=False)
     console.print(parameter_table(fit).rich())
     console.print(score_table(comparison, dt_s).rich())
     console.print(f"description: {output}\nreport: {target}", soft_wrap=True, highlight=False)
