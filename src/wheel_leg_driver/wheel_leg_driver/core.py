@@ -86,7 +86,7 @@ class DriverCore:
         self.commands_rejected = 0
         self._exploration = exploration or Exploration()
         self._rng = np.random.default_rng(self._exploration.seed)
-        self._noise_nm = 0.0
+        self._noise = 0.0
         self._estimator = Estimator(robot.interface.wheel_radius_m)
         self._balancer = Balancer(robot)
         self._telemetry: Telemetry | None = None
@@ -133,7 +133,7 @@ class DriverCore:
             self._estimator.set_origin()
             self._estimate = self._estimator.update(telemetry)
             self._balancer.take_over(self._estimate)
-            self._noise_nm, self._stopping = 0.0, False
+            self._noise, self._stopping = 0.0, False
             self._change(BALANCE, "armed")
 
     def _check_commander(self, estimate: Estimate) -> None:
@@ -160,10 +160,14 @@ class DriverCore:
         torque_nm = self._exploration.share * self.robot.balance.exploration_nm
         if torque_nm > 0:
             keep = math.exp(-dt / self.robot.balance.exploration_time_s)
-            scale = torque_nm * math.sqrt(1 - keep * keep)
-            self._noise_nm = keep * self._noise_nm + scale * float(self._rng.standard_normal())
-            common += self._noise_nm
+            self._noise = keep * self._noise + math.sqrt(1 - keep * keep) * float(self._rng.standard_normal())
+            common += torque_nm * self._peaked(self._noise)
         return self._command(common, yaw_torque(estimate, yaw_rate))
+
+    def _peaked(self, normal: float) -> float:
+        """Give normal noise its tail; for z normal, z + t z³ has variance 1 + 6 t + 15 t²."""
+        tail = self.robot.balance.exploration_tail
+        return (normal + tail * normal**3) / math.sqrt(1 + 6 * tail + 15 * tail * tail)
 
     def _command(self, common_nm: float, yaw_nm: float) -> Command:
         limit = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
@@ -265,7 +269,7 @@ class DriverCore:
         self.hand_backs += counts
         self._balancer.take_over(self._estimate)
         self._stopping = True
-        self._noise_nm = 0.0
+        self._noise = 0.0
         self._change(BALANCE, reason)
 
     def latch(self, reason: str) -> None:

@@ -79,6 +79,8 @@ class Balance:
         trim_time_s: time constant of the integrator that finds the remaining pitch bias.
         exploration_nm, exploration_time_s: random torque added while data are collected, so that they tell more than
             balance alone would: standard deviation, and how long it stays alike.
+        exploration_tail: how much rarer and larger its peaks are than those of normal noise (0: normal), as a robot
+            that people push and catch has them: z + tail · z³ of normal noise z, at the same standard deviation.
     """
 
     dead_zone_nm: float = 0.0
@@ -93,12 +95,13 @@ class Balance:
     trim_time_s: float = 6.0
     exploration_nm: float = 0.9
     exploration_time_s: float = 0.08
+    exploration_tail: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("dead_zone_width_nm", "torque_factor", "q_theta", "r_tau", "trim_time_s", "exploration_time_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("dead_zone_nm", "q_x", "q_v", "q_theta_dot", "exploration_nm"):
+        for name in ("dead_zone_nm", "q_x", "q_v", "q_theta_dot", "exploration_nm", "exploration_tail"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
