@@ -8,7 +8,7 @@ from h2o_control.contract import get_task
 from h2o_training.driving import drive
 from wheel_leg_driver.robot import load_robot
 
-#: Standard deviations of x (m), v (m/s), theta (rad), theta_dot (rad/s) and torque (Nm) in 60 s of the real robot's log.
+#: Standard deviations of x (m), v (m/s), theta (rad), theta_dot (rad/s), torque (Nm): 60 s of the real robot's log.
 LOG = np.array([0.160, 0.172, 0.0387, 0.493, 0.532])
 
 

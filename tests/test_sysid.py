@@ -18,7 +18,8 @@ from h2o_training.driving import drive
 from h2o_training.effects import Effects, effects_from
 from h2o_training.indirect import STEPS, emulated, identify
 from h2o_training.prediction import FITTED, LINEAR, NOTHING, REST, compare
-from h2o_training.sysid import PAST, fit_of, predict, solve
+from h2o_training.sysid import PAST, fit_of, solve
+from h2o_training.sysid_problem import predict
 from h2o_training.twin import TwinConfig, make_twin
 from h2o_training.windows import Recording, cut, r_squared, recordings, split
 from wheel_leg_driver.balance import lqr_gain
@@ -160,6 +161,9 @@ def test_bad_data_and_names_are_refused() -> None:
         solve(cut(still, STEPS, 5, PAST), robot, Effects())
     with pytest.raises(ConfigError, match="Did you mean 'dead_zone_nm'"):
         solve(cut(still, STEPS, 5, PAST), robot, Effects(), ("dead_zone",))
+    moving = cut(from_twin({}, 20.0), STEPS, STEPS, PAST)
+    with pytest.raises(ConfigError, match="sliding_friction cannot be fitted"):
+        solve(moving, robot, Effects(), ("sliding_friction",))
 
 
 def test_command_writes_description_page_and_numbers(

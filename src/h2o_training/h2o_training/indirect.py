@@ -18,7 +18,8 @@ import numpy as np
 from h2o_control.contract import get_task
 from h2o_training.driving import drive
 from h2o_training.effects import Effects, parameter, with_values
-from h2o_training.sysid import DEFAULT, PAST, Fit, Kind, Solution, fit_of, noise_effects, solve
+from h2o_training.sysid import DEFAULT, PAST, Fit, Solution, fit_of, noise_effects, solve
+from h2o_training.sysid_problem import Kind
 from h2o_training.windows import Recording, cut, recordings
 from wheel_leg_driver.robot import PlantSpec, Robot
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from h2o_control.contract import FloatArray
 from h2o_training.effects import Effects
-from h2o_training.sysid import Fit, Kind, predict
+from h2o_training.sysid import Fit
+from h2o_training.sysid_problem import Kind, predict
 from h2o_training.windows import Windows, r_squared
 from wheel_leg_driver.robot import Robot
 

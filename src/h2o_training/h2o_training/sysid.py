@@ -12,47 +12,21 @@ West, Econometrica 55, 1987), so that they hold where the noise is not what the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.optimize
-import torch
 from numpy.typing import NDArray
 
 from h2o_control.contract import FloatArray
 from h2o_control.errors import DataError
-from h2o_training.effects import Effects, Parameter, parameter, value_of, with_values
-from h2o_training.twin import TwinConfig, make_twin
+from h2o_training.effects import Effects, parameter, value_of, with_values
+from h2o_training.sysid_problem import Kind, Problem, covariance_of, minimise
 from h2o_training.windows import OUTPUTS, Windows
 from wheel_leg_driver.robot import Robot
 
-Kind = Literal["closed_form", "mujoco"]
 Verdict = Literal["identified", "confounded", "at bound", "weak"]
-#: What is believed before the data speak: standard deviations around the description's values.
-BELIEFS = {
-    "torque_factor": 0.5,
-    "dead_zone_nm": 0.3,
-    "actuation_delay_s": 0.01,
-    "torque_lag_s": 0.01,
-    "coulomb_nm": 0.3,
-    "viscous_nms": 0.1,
-    "rolling_friction_m": 0.005,
-    "rolling_drag_nspm": 10.0,
-    "com_forward_m": 0.03,
-    "pitch_bias_rad": 0.05,
-    "pitch_lag_s": 0.01,
-    "gyro_scale": 0.3,
-    "gyro_bias_radps": 0.05,
-    "gyro_lag_s": 0.01,
-    "velocity_lag_s": 0.01,
-    "odometry_scale": 0.1,
-    "odometry_pitch": 1.0,
-}
-#: Of the description's own numbers, as a share of their values.
-BODY_BELIEF = 0.5
 #: Fitted unless the caller names others.
 DEFAULT = (
     "torque_factor",
@@ -88,7 +62,6 @@ CONFOUNDED = 0.95
 #: Steps of torque before a window that delay and lag may reach back to.
 PAST = 24
 ROUNDS: dict[Kind, int] = {"closed_form": 8, "mujoco": 4}
-_STEP = 1e-4
 _Z95 = 1.96
 
 
@@ -137,97 +110,6 @@ class Fit:
     def values(self) -> dict[str, float]:
         """Fitted values by name."""
         return {e.name: e.value for e in self.estimates}
-
-
-def predict(
-    robot: Robot, effects: Effects, windows: Windows, values: Mapping[str, FloatArray], kind: Kind = "closed_form"
-) -> FloatArray:
-    """Simulate every window under every candidate, all side by side.
-
-    Args:
-        robot: with `effects`, the parameters that are not varied.
-        effects: see `robot`.
-        windows: W windows of H steps.
-        values: candidates [C] by parameter's name.
-        kind: of twin, see TwinConfig.
-
-    Returns:
-        observed states [C, W, H + 1, 4] as they would have been.
-    """
-    if kind == "mujoco":
-        # One model a candidate: its mass and friction are in the model.
-        candidates = [dict(zip(values, map(float, row), strict=True)) for row in zip(*values.values(), strict=True)]
-        changed = [with_values(robot, effects, candidate) for candidate in candidates]
-        return np.concatenate([_run(*pair, kind, windows, {}, 1) for pair in changed])
-    return _run(robot, effects, kind, windows, values, len(next(iter(values.values()))))
-
-
-def _run(
-    robot: Robot, effects: Effects, kind: Kind, windows: Windows, values: Mapping[str, FloatArray], count: int
-) -> FloatArray:
-    w = len(windows)
-    config = TwinConfig(kind=kind, num_envs=count * w, effects=effects.changed)
-    each = {name: torch.from_numpy(np.repeat(v, w)) for name, v in values.items()}
-    bare = dataclasses.replace(robot, twin={})
-    twin = make_twin(config, bare, torch.Generator(), parameters=each, dtype=torch.float64)
-    states = torch.from_numpy(windows.states[:, 0]).repeat(count, 1)
-    twin.set_observed(states, torch.from_numpy(windows.past_nm).repeat(count, 1, 1))
-    torque = torch.from_numpy(windows.torque_nm).repeat(count, 1, 1)
-    path = [states, *(twin.step(torque[:, k]) for k in range(windows.steps))]
-    return torch.stack(path, dim=1).reshape(count, w, windows.steps + 1, 4).numpy()
-
-
-class _Problem:
-    """Residuals of windows, whitened, with what is believed as further rows; parameters in units of their beliefs."""
-
-    def __init__(self, robot: Robot, effects: Effects, windows: Windows, parameters: Sequence[Parameter]) -> None:
-        self._robot, self._effects, self._windows = robot, effects, windows
-        self.kind: Kind = "closed_form"
-        self._names = [p.name for p in parameters]
-        self.centre = centre = np.array([value_of(name, robot, effects) for name in self._names])
-        self.scale = np.array(
-            [BELIEFS.get(p.name, BODY_BELIEF * abs(c)) for p, c in zip(parameters, centre, strict=True)]
-        )
-        room = 1e-6 * np.array([p.high - p.low for p in parameters])
-        low, high = np.array([p.low for p in parameters]) + room, np.array([p.high for p in parameters]) - room
-        self.low, self.high = (low - centre) / self.scale, (high - centre) / self.scale
-        spread = windows.states[..., 1:].std(axis=(0, 1))
-        self._spread = np.where(spread > 0, spread, 1.0)
-        self.whiten = np.eye(windows.steps * len(OUTPUTS)) * 1e-1
-
-    def raw(self, x: FloatArray, kind: Kind) -> FloatArray:
-        """Differences [C, W, H·3] in units of the outputs' spread, under candidates x [C, P]."""
-        values = {name: self.centre[i] + self.scale[i] * x[:, i] for i, name in enumerate(self._names)}
-        paths = predict(self._robot, self._effects, self._windows, values, kind)
-        error = (paths - self._windows.states)[:, :, 1:, 1:] / self._spread
-        return error.reshape(len(x), len(self._windows), -1)
-
-    def weigh(self, x: FloatArray) -> None:
-        """Take the covariance of the differences at x for the weights."""
-        error = self.raw(x[None], self.kind)[0]
-        covariance = error.T @ error / len(error)
-        covariance += 1e-3 * np.diag(np.diag(covariance)) + 1e-12 * np.eye(len(covariance))
-        # Lower triangular: each whitened value is what is new at its step, given the steps before it.
-        self.whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-
-    def weighted(self, x: FloatArray, kind: Kind) -> FloatArray:
-        """Whitened differences [C, W, H·3]."""
-        return np.asarray(self.raw(x, kind) @ self.whiten.T)
-
-    def residual(self, x: FloatArray) -> FloatArray:
-        """All rows [W·H·3 + P] at x [P]."""
-        return np.concatenate((self.weighted(x[None], self.kind).ravel(), x))
-
-    def jacobian(self, x: FloatArray) -> FloatArray:
-        """Derivatives [W·H·3 + P, P] inside the bounds, of the closed form whatever the kind: all columns at once."""
-        step = np.where(x + _STEP > self.high, -_STEP, _STEP)
-        paths = self.weighted(np.concatenate((x[None], x + np.diag(step))), "closed_form").reshape(len(x) + 1, -1)
-        return np.concatenate(((paths[1:] - paths[0]).T / step, np.eye(len(x))))
-
-    def noise(self, x: FloatArray) -> dict[str, float]:
-        """Standard deviation of each output's first difference over √2: noise of the start and of the next row."""
-        error = self.raw(x[None], self.kind)[0][:, : len(OUTPUTS)] * self._spread
-        return {name: float(s) for name, s in zip(OUTPUTS, error.std(axis=0) / np.sqrt(2.0), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -283,22 +165,22 @@ def solve(
     if not (windows.states[..., 1:].std(axis=(0, 1)) > 1e-6).all():
         raise DataError("in these data v, theta or theta_dot never changes: was the robot balancing at all?")
     # Starts are compared on fewer windows; only the best goes on.
-    scout = _Problem(robot, effects, windows[:: max(1, rows // 400)], parameters)
+    scout = Problem(robot, effects, windows[:: max(1, rows // 400)], parameters)
     rng = np.random.default_rng(seed)
     draws = [np.zeros(len(names)), *(rng.uniform(-1.0, 1.0, len(names)) for _ in range(starts - 1))]
     found: list[tuple[float, FloatArray]] = []
     for number, draw in enumerate(draws):
         on_step(f"searching from start {number + 1} of {starts}")
-        found.append(_minimise(scout, draw, 30, loss="soft_l1"))
+        found.append(minimise(scout, draw, 30, loss="soft_l1"))
     found.sort(key=lambda pair: pair[0])
-    problem = _Problem(robot, effects, windows, parameters)
+    problem = Problem(robot, effects, windows, parameters)
     x = found[0][1]
     for model in dict.fromkeys(("closed_form", kind)):
         problem.kind = model
         for number in range(ROUNDS[model]):
             on_step(f"fitting the {'3-D model' if model == 'mujoco' else 'closed form'}, weights {number + 1}")
             problem.weigh(x)
-            before, x = x, _minimise(problem, x, 10)[1]
+            before, x = x, minimise(problem, x, 10)[1]
             if np.abs(x - before).max() < 1e-3:
                 break
     values = problem.centre + problem.scale * x
@@ -306,7 +188,7 @@ def solve(
     return Solution(
         tuple(names),
         values,
-        _covariance(problem, x, windows) * np.outer(problem.scale, problem.scale),
+        covariance_of(problem, x, windows) * np.outer(problem.scale, problem.scale),
         np.minimum(x - problem.low, problem.high - x) < 1e-3,
         tuple(cost for cost, _ in found),
         _alike(windows, *fitted, names, problem, x),
@@ -340,45 +222,12 @@ def fit_of(solution: Solution, robot: Robot, effects: Effects) -> Fit:
     return Fit(tuple(estimates), correlation, solution.alike, solution.costs, solution.noise, *fitted)
 
 
-def _minimise(problem: _Problem, x: FloatArray, steps: int, loss: str = "linear") -> tuple[float, FloatArray]:
-    inside = np.clip(x, problem.low + 1e-9, problem.high - 1e-9)
-    found = scipy.optimize.least_squares(
-        problem.residual,
-        inside,
-        problem.jacobian,
-        bounds=(problem.low, problem.high),
-        max_nfev=steps,
-        loss=loss,
-        xtol=1e-6,
-        ftol=1e-8,
-    )
-    return float(found.cost), found.x
-
-
-def _covariance(problem: _Problem, x: FloatArray, windows: Windows) -> FloatArray:
-    """Covariance [P, P] of x: inverse Hessian around the spread of the windows' gradients."""
-    n = len(x)
-    jacobian = problem.jacobian(x)[:-n].reshape(len(windows), -1, n)
-    error = problem.weighted(x[None], problem.kind)[0]
-    gradients = np.einsum("wrp,wr->wp", jacobian, error)
-    flat = jacobian.reshape(-1, n)
-    meat = gradients.T @ gradients
-    lags = 4
-    for lag in range(1, lags + 1):
-        together = windows.recording[lag:] == windows.recording[:-lag]
-        cross = gradients[lag:][together].T @ gradients[:-lag][together]
-        meat += (1.0 - lag / (lags + 1)) * (cross + cross.T)
-    bread = np.linalg.inv(flat.T @ flat + np.eye(n))
-    covariance: FloatArray = bread @ (meat + np.eye(n)) @ bread
-    return covariance
-
-
 def _alike(
     windows: Windows,
     robot: Robot,
     effects: Effects,
     names: Sequence[str],
-    problem: _Problem,
+    problem: Problem,
     x: FloatArray,
 ) -> tuple[tuple[str, str], ...]:
     """Find parameters whose effect on the data the fitted ones can imitate, and the one that does most of it."""
@@ -386,7 +235,7 @@ def _alike(
     if not others:
         return ()
     parameters = [parameter(name, robot) for name in others]
-    second = _Problem(robot, effects, windows, parameters)
+    second = Problem(robot, effects, windows, parameters)
     second.whiten = problem.whiten
     fitted = problem.jacobian(x)[: -len(x)]
     found = []
