@@ -30,7 +30,7 @@ bench-hard: install ## Policies from the ideal twin fall on `hard` where a stati
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)
 
 bench-sysid: install ## Fifty robots drawn at random, driven for a minute each, identified: do the intervals hold? (30 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_sysid.py --jobs 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_sysid.py --jobs 2 --page docs/identification.md $(ARGS)
 
 bench-twin: install ## Speed of the twins against a gymnasium loop, measured in the same run
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_twin.py $(ARGS)
