@@ -91,9 +91,9 @@ def page(shown: TableData, settings: dict[str, Any]) -> str:
             f"Written by `make bench-sysid`: {shown.heading} drawn around `{settings['base']}` (spread "
             f"`config/populations/{SPREAD}.yaml`, seed {settings['seed']}), each driven in lock-step by the scripted "
             f"operator for {settings['seconds']:g} s and identified from that recording alone, starting at the "
-            "description, with the closed form and its correction. A parameter is counted where the fit itself calls it identified; "
-            "width is that of the 95 % interval over the value, error the distance to the truth over the truth. "
-            "`com_forward_m` is judged together with the pitch bias, which does the same.",
+            "description, with the closed form and its correction. A parameter is counted where the fit itself calls "
+            "it identified; width is that of the 95 % interval over the value, error the distance to the truth over "
+            "the truth. `com_forward_m` is judged together with the pitch bias, which does the same.",
             "",
             *rows,
             "",
