@@ -109,7 +109,7 @@ def correct(
         with_noise = dataclasses.replace(guess[1], **noise_effects(solution.noise, *guess))
         data = drive(emulated(guess[0], with_noise), get_task("stand"), seconds, seed + number)
         on_step(f"fitting the emulated robot, correction {number + 1} of {CORRECTIONS}")
-        again = solve(cut(recordings(data), steps, steps, PAST), *guess, solution.names, kind, starts=1)
+        again = solve(cut(recordings(data), steps, steps, PAST), *guess, solution.names, kind, starts=0)
         new = np.clip(solution.values - (again.values - values), low, high)
         moved, values, spread = new - values, new, again.covariance
     return dataclasses.replace(

@@ -61,7 +61,7 @@ IDENTIFIED = 0.3
 CONFOUNDED = 0.95
 #: Steps of torque before a window that delay and lag may reach back to.
 PAST = 24
-ROUNDS: dict[Kind, int] = {"closed_form": 8, "mujoco": 4}
+ROUNDS: dict[Kind, int] = {"closed_form": 6, "mujoco": 4}
 _Z95 = 1.96
 
 
@@ -150,7 +150,8 @@ def solve(
         effects: see `robot`.
         names: of parameters, see effects.parameter.
         kind: "mujoco" refines what the closed form found on the 3-D model, with the closed form's derivatives.
-        starts: the search begins at the description and at starts − 1 random places within the beliefs.
+        starts: the search begins at the description and at starts − 1 random places within the beliefs; with 0 there is
+            none, and the description is taken to be near.
         seed: of the starts.
         on_step: told what is being done.
 
@@ -169,19 +170,19 @@ def solve(
     rng = np.random.default_rng(seed)
     draws = [np.zeros(len(names)), *(rng.uniform(-1.0, 1.0, len(names)) for _ in range(starts - 1))]
     found: list[tuple[float, FloatArray]] = []
-    for number, draw in enumerate(draws):
+    for number, draw in enumerate(draws[:starts]):
         on_step(f"searching from start {number + 1} of {starts}")
         found.append(minimise(scout, draw, 30, loss="soft_l1"))
     found.sort(key=lambda pair: pair[0])
     problem = Problem(robot, effects, windows, parameters)
-    x = found[0][1]
+    x = found[0][1] if found else draws[0]
     for model in dict.fromkeys(("closed_form", kind)):
         problem.kind = model
         for number in range(ROUNDS[model]):
             on_step(f"fitting the {'3-D model' if model == 'mujoco' else 'closed form'}, weights {number + 1}")
             problem.weigh(x)
             before, x = x, minimise(problem, x, 10)[1]
-            if np.abs(x - before).max() < 1e-3:
+            if np.abs(x - before).max() < 2e-3:
                 break
     values = problem.centre + problem.scale * x
     fitted = with_values(robot, effects, dict(zip(names, map(float, values), strict=True)))

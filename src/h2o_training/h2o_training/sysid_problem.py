@@ -172,8 +172,8 @@ def minimise(problem: Problem, x: FloatArray, steps: int, loss: str = "linear") 
         bounds=(problem.low, problem.high),
         max_nfev=steps,
         loss=loss,
-        xtol=1e-6,
-        ftol=1e-8,
+        xtol=1e-4,
+        ftol=1e-7,
     )
     return float(found.cost), found.x
 
