@@ -118,17 +118,25 @@ def test_interrupted_demo_leaves_nothing_running_and_says_how_to_go_on(
     )
     log = tmp_path / "001" / "drive.log"
     deadline = time.monotonic() + 60.0
-    while not (log.exists() and "balance: armed" in log.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 5
-    # A terminal interrupts the whole group; a service manager or `kill` may end the demo's own process alone.
-    (os.killpg if to_group else os.kill)(process.pid, signal.Signals[signal_name])
-    out, _ = process.communicate(timeout=40.0)
-    assert process.returncode == status
-    assert "make demo" in out
-    assert not [child for child in children if child.is_running()]
+    children = []
+    try:
+        while not (log.exists() and "balance: armed" in log.read_text()):
+            assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
+            time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 5
+        # A terminal interrupts the whole group; a service manager or `kill` may end the demo's own process alone.
+        (os.killpg if to_group else os.kill)(process.pid, signal.Signals[signal_name])
+        out, _ = process.communicate(timeout=40.0)
+        assert process.returncode == status
+        assert "make demo" in out
+        assert not [child for child in children if child.is_running()]
+    finally:
+        # What a failed test leaves behind at real-time priority would starve those after it.
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
 
 
 @pytest.mark.skipif(
