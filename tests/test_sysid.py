@@ -133,6 +133,17 @@ def test_what_cannot_be_told_apart_is_named() -> None:
     assert ("pitch_bias_rad", "com_forward_m") in fit.alike
 
 
+def test_what_was_left_out_is_asked_for() -> None:
+    robot = load_robot("ideal")
+    windows = cut(from_twin({"dead_zone_nm": 0.2, "velocity_lag_s": 0.008}), STEPS, STEPS, PAST)
+    fit = fit_of(solve(windows, robot, Effects(), ("dead_zone_nm",), starts=1), robot, Effects())
+    assert fit.asked[0][0] == "velocity_lag_s"
+    both = ("dead_zone_nm", "velocity_lag_s")
+    fit = fit_of(solve(windows, robot, Effects(), both, starts=1), robot, Effects())
+    assert not fit.asked
+    assert fit.values["velocity_lag_s"] == pytest.approx(0.008, rel=0.02)
+
+
 def test_the_emulated_robot_is_found_in_what_its_operator_drove(driven: tuple[Effects, Dataset]) -> None:
     truth, data = driven
     names = ("torque_factor", "dead_zone_nm", "actuation_delay_s", "com_forward_m", "body.com_height_m")
@@ -185,14 +196,40 @@ def test_command_writes_description_page_and_numbers(
     content = json.loads((tmp_path / "fitted-sysid" / "sysid.json").read_text())
     assert content["r_squared"][FITTED]["theta"] > content["r_squared"][NOTHING]["theta"]
     assert "Predicted against recorded" in (tmp_path / "fitted-sysid" / "report.html").read_text()
+    assert cli.main([*arguments, "--correct", "no"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    out = tmp_path / "played.yaml"
+    arguments[-1] = str(out)
     assert cli.main([*arguments, "--correct", "no", "--emulated"]) == 0
     assert load_robot(str(out)).plant is not None
     other = tmp_path / "other.yaml"
     data = yaml.safe_load(out.read_text())
     data["interface"]["wheel_radius_m"] = 0.1
     other.write_text(yaml.safe_dump(data))
-    assert cli.main(["sysid", str(tmp_path / "d.h5"), "--robot", str(other), "-o", str(out)]) == 2
-    assert "interface" in capsys.readouterr().err
+    more = str(tmp_path / "more.yaml")
+    assert cli.main(["sysid", str(tmp_path / "d.h5"), "--robot", str(other), "-o", more]) == 2
+    assert "wheel_radius_m" in capsys.readouterr().err
+    assert cli.main(["sysid", *[str(tmp_path / "d.h5")] * 2, "--robot", "ideal", "-o", more]) == 2
+    assert "given twice" in capsys.readouterr().err
+    short = dataclasses.replace(driven[1], **{k: v[:2000] for k, v in vars(driven[1]).items() if hasattr(v, "dtype")})
+    short.save(tmp_path / "short.h5")
+    assert cli.main(["sysid", str(tmp_path / "short.h5"), "--robot", "ideal", "-o", more]) == 2
+    assert "at least 18 s" in capsys.readouterr().err
+    # Nothing but the dead zone is fitted, from far away: the model cannot predict, and nobody shall drive with it.
+    heavy = ["--robot", str(_far_off(tmp_path)), "--fit", "dead_zone_nm", "--correct", "no"]
+    assert cli.main(["sysid", str(tmp_path / "d.h5"), *heavy, "-o", more]) == 0
+    shown = capsys.readouterr().out
+    assert "no description of this robot" in shown
+    assert "doubtful" in shown
+    assert load_robot(more).balance.dead_zone_nm == 0.0
+
+
+def _far_off(folder: Path) -> Path:
+    data = {"name": "far", "description": "", "interface": {}, "body": dataclasses.asdict(load_robot("ideal").body)}
+    data["twin"] = {"torque_factor": 3.0, "actuation_delay_s": 0.03}
+    path = folder / "far.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
 
 
 @pytest.mark.skipif(not LOG.is_dir(), reason="the log of the real robot is not part of the project")

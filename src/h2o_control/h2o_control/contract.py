@@ -73,6 +73,15 @@ class Interface:
         """Hash that driver, bag, dataset and policy must share."""
         return digest(self)
 
+    def differences(self, other: Interface, mine: str, others: str) -> str:
+        """Name the fields that differ, each with the value here (`mine`) and there (`others`)."""
+        rows = [
+            f"{f.name}: {mine} {getattr(self, f.name)!r}, {others} {getattr(other, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+        return "; ".join(rows)
+
     def to_json(self) -> str:
         """Canonical JSON, as published on /interface and stored in bags."""
         return canonical_json(self)
@@ -201,14 +210,9 @@ class PolicyContract:
         """Raise ContractError listing the fields that differ between the policy's interface and `who`'s."""
         if self.interface.hash == interface.hash:
             return
-        rows = [
-            f"{f.name}: policy {getattr(self.interface, f.name)!r}, {who} {getattr(interface, f.name)!r}"
-            for f in dataclasses.fields(Interface)
-            if getattr(self.interface, f.name) != getattr(interface, f.name)
-        ]
         raise ContractError(
             f"the policy was made for another interface ({self.interface.hash}) than {who} ({interface.hash}): "
-            + "; ".join(rows)
+            + self.interface.differences(interface, "policy", who)
             + ". Train on a dataset from this robot, or use the robot the policy was made for."
         )
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from h2o_control.contract import FloatArray
+from h2o_control.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class Distribution:
         if given[0] == "log_uniform" and first <= 0:
             raise ValueError(f"log_uniform: values must be positive, got {first}")
 
+    def require_within(self, name: str, nominal: float, low: float, high: float) -> None:
+        """Raise ConfigError where no value that could be drawn lies within [low, high]."""
+        ends = self.uniform or self.log_uniform
+        if ends is None:
+            assert self.normal is not None
+            ends = (self.normal[0], self.normal[0])
+        lowest, highest = (self._place(end, nominal) for end in sorted(ends))
+        if min(lowest, highest) > high or max(lowest, highest) < low:
+            raise ConfigError(f"{name}: {lowest:g} to {highest:g} lies outside of what it can be, {low:g} to {high:g}")
+
     def sample(self, rng: np.random.Generator, count: int, nominal: float, low: float, high: float) -> FloatArray:
         """Draw values [count], clipped to [low, high]."""
         if self.uniform is not None:
@@ -51,8 +63,10 @@ class Distribution:
         else:
             assert self.log_uniform is not None
             values = np.exp(rng.uniform(np.log(self.log_uniform[0]), np.log(self.log_uniform[1]), count))
+        clipped: FloatArray = np.clip(self._place(values, nominal), low, high)
+        return clipped
+
+    def _place(self, drawn: Any, nominal: float) -> Any:
         if self.relative:
-            values = nominal * values
-        elif self.offset:
-            values = nominal + values
-        return np.clip(values, low, high)
+            return nominal * drawn
+        return nominal + drawn if self.offset else drawn

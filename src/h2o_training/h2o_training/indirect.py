@@ -17,9 +17,9 @@ import numpy as np
 
 from h2o_control.contract import get_task
 from h2o_training.driving import drive
-from h2o_training.effects import Effects, parameter, with_values
+from h2o_training.effects import Effects, parameter, value_of, with_values
 from h2o_training.sysid import DEFAULT, PAST, Fit, Solution, fit_of, noise_effects, solve
-from h2o_training.sysid_problem import Kind
+from h2o_training.sysid_problem import Kind, belief
 from h2o_training.windows import Recording, cut, recordings
 from wheel_leg_driver.robot import PlantSpec, Robot
 
@@ -100,6 +100,7 @@ def correct(
     """
     bounds = [parameter(name, robot) for name in solution.names]
     low, high = np.array([p.low for p in bounds]), np.array([p.high for p in bounds])
+    beliefs = np.array([belief(p.name, value_of(p.name, robot, effects)) for p in bounds])
     values = solution.values
     moved = np.zeros_like(values)
     spread = solution.covariance
@@ -118,5 +119,5 @@ def correct(
         covariance=solution.covariance
         + spread
         + np.diag(np.square(moved / 2) + np.square(DOUBT * (values - solution.values))),
-        at_bound=(values <= low) | (values >= high),
+        at_bound=np.minimum(values - low, high - values) < 1e-3 * beliefs,
     )

@@ -43,6 +43,12 @@ class Comparison:
     paths: dict[str, FloatArray]
     late: int
 
+    @property
+    def explains(self) -> bool:
+        """Whether the fitted model predicts each of v, θ, θ̇ better than that nothing changes."""
+        scores = self.scores(self.windows.steps)
+        return bool((scores[FITTED] > scores[NOTHING]).all())
+
     def scores(self, step: int) -> dict[str, FloatArray]:
         """R² [3] of v, θ, θ̇ after `step` steps, by predictor."""
         recorded = self.windows.states[:, step, 1:]
@@ -66,7 +72,7 @@ def compare(fit: Fit, train: Windows, test: Windows, robot: Robot, effects: Effe
     steps = range(1, test.steps + 1)
     first = test.states[:, :1, 1:]
     paths = {NOTHING: np.repeat(first, test.steps + 1, axis=1)}
-    for name, dropped in ((LINEAR, 0), (f"{LINEAR} but the last {late}", late)):
+    for name, dropped in {LINEAR: 0, **({f"{LINEAR} but the last {late}": late} if late else {})}.items():
         maps = [_linear(train, test, k, dropped, train.states[:, k, 1:]) for k in steps]
         paths[name] = np.concatenate((first, np.stack(maps, axis=1)), axis=1)
     paths |= {name: pair[1] for name, pair in ours.items()}

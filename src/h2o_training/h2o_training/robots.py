@@ -114,6 +114,8 @@ def draw_robot(robot: Robot, spread: Spread, seed: int, index: int, spread_name:
     effects = effects_from(robot.plant.options, f"robot {robot.name!r}: plant options")
     rng = np.random.default_rng([seed, index])
     parameters = {name: parameter(name, robot) for name in sorted(spread.parameters)}
+    for name, p in parameters.items():
+        spread.parameters[name].require_within(name, value_of(name, robot, effects), p.low, p.high)
     reason: ConfigError | None = None
     for _ in range(ATTEMPTS):
         values = {

@@ -26,7 +26,7 @@ from h2o_training.sysid_problem import Kind, Problem, covariance_of, minimise
 from h2o_training.windows import OUTPUTS, Windows
 from wheel_leg_driver.robot import Robot
 
-Verdict = Literal["identified", "confounded", "at bound", "weak"]
+Verdict = Literal["identified", "confounded", "at bound", "weak", "doubtful"]
 #: Fitted unless the caller names others.
 DEFAULT = (
     "torque_factor",
@@ -43,6 +43,7 @@ DEFAULT = (
     "pitch_lag_s",
     "gyro_scale",
     "gyro_bias_radps",
+    "velocity_lag_s",
 )
 #: Looked at after the fit, to say what could stand in for what was fitted.
 OTHERS = (
@@ -51,7 +52,6 @@ OTHERS = (
     "body.armature_kgm2",
     "pitch_bias_rad",
     "gyro_lag_s",
-    "velocity_lag_s",
     "odometry_scale",
     "odometry_pitch",
 )
@@ -59,6 +59,8 @@ OTHERS = (
 IDENTIFIED = 0.3
 #: ... and as told apart from the others where no correlation is beyond this.
 CONFOUNDED = 0.95
+#: Share of the squared differences that a further parameter must explain to be named.
+ASKED = 0.005
 #: Steps of torque before a window that delay and lag may reach back to.
 PAST = 24
 ROUNDS: dict[Kind, int] = {"closed_form": 6, "mujoco": 4}
@@ -72,7 +74,8 @@ class Estimate:
     Attributes:
         name, unit: see effects.Parameter.
         start: value in the description. value: fitted. half_width: of the 95 % interval.
-        verdict: "identified", "confounded" with `partners`, "at bound", or "weak".
+        verdict: "identified", "confounded" with `partners`, "at bound", "weak", or "doubtful" where the fitted model
+            does not predict.
         partners: parameters whose errors go along with this one's (|correlation| above CONFOUNDED).
     """
 
@@ -93,6 +96,7 @@ class Fit:
         estimates: in the order asked for.
         correlation: float [P, P] between the estimates' errors.
         alike: pairs (parameter that was not fitted, fitted one that does most of what it would do).
+        asked: parameters that were not fitted and would explain much of what the fit leaves, with the share of it.
         starts: weighted cost that the search reached from each start, best first.
         noise: standard deviation of v, θ, θ̇ at the first step, over √2: measurement noise, and all else that is new.
         robot, effects: with the fitted values.
@@ -101,6 +105,7 @@ class Fit:
     estimates: tuple[Estimate, ...]
     correlation: FloatArray
     alike: tuple[tuple[str, str], ...]
+    asked: tuple[tuple[str, float], ...]
     starts: tuple[float, ...]
     noise: dict[str, float]
     robot: Robot
@@ -120,7 +125,7 @@ class Solution:
         names: of P parameters.
         values: [P]. covariance: [P, P]. at_bound: [P].
         costs: that the search reached from each start, best first.
-        alike, noise: see Fit.
+        alike, asked, noise: see Fit.
     """
 
     names: tuple[str, ...]
@@ -129,6 +134,7 @@ class Solution:
     at_bound: NDArray[np.bool_]
     costs: tuple[float, ...]
     alike: tuple[tuple[str, str], ...]
+    asked: tuple[tuple[str, float], ...]
     noise: dict[str, float]
 
 
@@ -192,7 +198,7 @@ def solve(
         covariance_of(problem, x, windows) * np.outer(problem.scale, problem.scale),
         np.minimum(x - problem.low, problem.high - x) < 1e-3,
         tuple(cost for cost, _ in found),
-        _alike(windows, *fitted, names, problem, x),
+        *_others(windows, *fitted, names, problem, x),
         problem.noise(x),
     )
 
@@ -220,33 +226,41 @@ def fit_of(solution: Solution, robot: Robot, effects: Effects) -> Fit:
         start = value_of(name, robot, effects)
         estimates.append(Estimate(name, p.unit, start, value, half, verdict, partners))
     fitted = with_values(robot, effects, {e.name: e.value for e in estimates})
-    return Fit(tuple(estimates), correlation, solution.alike, solution.costs, solution.noise, *fitted)
+    return Fit(tuple(estimates), correlation, solution.alike, solution.asked, solution.costs, solution.noise, *fitted)
 
 
-def _alike(
+def _others(
     windows: Windows,
     robot: Robot,
     effects: Effects,
     names: Sequence[str],
     problem: Problem,
     x: FloatArray,
-) -> tuple[tuple[str, str], ...]:
-    """Find parameters whose effect on the data the fitted ones can imitate, and the one that does most of it."""
-    others = [name for name in OTHERS if name not in names and _usable(name, robot)]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, float], ...]]:
+    """Look at parameters that were not fitted.
+
+    Returns:
+        those whose effect on the data the fitted ones imitate, each with the one that does most of it; and those that
+        would explain more than ASKED of what the fit leaves (a step of Gauss and Newton), most first, with that share.
+    """
+    others = [name for name in (*DEFAULT, *OTHERS) if name not in names and _usable(name, robot)]
     if not others:
-        return ()
+        return (), ()
     parameters = [parameter(name, robot) for name in others]
     second = Problem(robot, effects, windows, parameters)
     second.whiten = problem.whiten
     fitted = problem.jacobian(x)[: -len(x)]
-    found = []
+    rest = problem.residual(x)[: -len(x)]
+    alike, asked = [], []
     for name, column in zip(others, second.jacobian(np.zeros(len(others)))[: -len(others)].T, strict=True):
         weights, *_ = np.linalg.lstsq(fitted, column, rcond=None)
         left = column - fitted @ weights
         if left @ left < (1.0 - CONFOUNDED**2) * (column @ column):
             shares = np.abs(weights) * np.linalg.norm(fitted, axis=0)
-            found.append((name, names[int(np.argmax(shares))]))
-    return tuple(found)
+            alike.append((name, names[int(np.argmax(shares))]))
+        elif (share := float((left @ rest) ** 2 / (left @ left) / (rest @ rest))) > ASKED:
+            asked.append((name, share))
+    return tuple(alike), tuple(sorted(asked, key=lambda pair: -pair[1]))
 
 
 def _usable(name: str, robot: Robot) -> bool:

@@ -26,12 +26,14 @@ from h2o_training.judging import write_json
 from h2o_training.prediction import compare
 from h2o_training.robots import to_yaml
 from h2o_training.sysid import DEFAULT, PAST, Fit, noise_effects
-from h2o_training.sysid_report import content, page, parameter_table, score_table
-from h2o_training.windows import Recording, cut, recordings, split
+from h2o_training.sysid_report import content, page, parameter_table, score_table, verdict
+from h2o_training.windows import OUTPUTS, Recording, cut, recordings, split
 from wheel_leg_driver.robot import Robot, load_robot
 
 #: Share of the recording that is held back to judge by, where no other recording is given for that.
 HELD_BACK = 0.2
+#: Windows below which their covariance says nothing.
+FEWEST = 3 * STEPS * len(OUTPUTS)
 
 
 def command(argv: Sequence[str]) -> int:
@@ -45,7 +47,11 @@ def command(argv: Sequence[str]) -> int:
         epilog="example: h2o-robot sysid bags/monday --robot ideal -o fitted.yaml",
     )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="HDF5 file of h2o-robot dataset, or a bag")
-    parser.add_argument("--robot", required=True, help="description to begin with: a name in config/robots or a file")
+    parser.add_argument(
+        "--robot",
+        required=True,
+        help="description to begin with: a name in config/robots or a file; of its plant nothing is used",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="FITTED.yaml", help="description to write")
     parser.add_argument("--test", metavar="DATASET", help="judge by this one, not by the last fifth of the others")
     parser.add_argument("--fit", metavar="NAMES", help=f"parameters, by commas; default: {','.join(DEFAULT)}")
@@ -77,9 +83,22 @@ def command(argv: Sequence[str]) -> int:
     robot = load_robot(args.robot)
     effects = effects_from(robot.twin, f"robot {robot.name!r}: twin")
     names = tuple(name.strip() for name in args.fit.split(",")) if args.fit else DEFAULT
+    if output.exists():
+        raise UserError(f"{output} exists already: name another file, or delete it first")
+    folder = output.with_name(f"{output.stem}-sysid")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {output.parent}: {error.strerror}; name another place") from error
+    paths = [Path(path).resolve() for path in (*args.datasets, *([args.test] if args.test else []))]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path.name} is given twice: each recording counts once, and not as its own test")
     sources = [_load(path, robot) for path in args.datasets]
     parts = [part for data in sources for part in recordings(data)]
-    train, test = (parts, recordings(_load(args.test, robot))) if args.test else split(parts, HELD_BACK)
+    judge = _load(args.test, robot) if args.test else None
+    train, test = (parts, recordings(judge)) if judge else split(parts, HELD_BACK)
+    _require_enough(train, test, robot.interface.dt_s)
     driven = all(data.provenance.get("kind") != "logs" for data in sources)
     as_driven = args.correct == "yes" or (args.correct == "auto" and driven)
     warning = ""
@@ -100,13 +119,24 @@ def command(argv: Sequence[str]) -> int:
             fit = identify(train, robot, effects, names, args.model, as_driven=False, seed=args.seed, on_step=say)
             warning = (
                 f"not corrected: with these estimates the emulated {error} "
-                "--robot should name the description whose balance section drove the recorded robot."
+                "--robot should name the description whose balance section drove the recorded robot. "
             )
         say("predicting the rows that were held back")
         comparison = compare(fit, cut(train, STEPS, 1, PAST), held, robot, effects, args.model)
     name = args.name or output.stem
-    provenance = _provenance(args, sources, as_driven)
-    found = dataclasses.replace(_result(fit, name, args.emulated), provenance=provenance)
+    provenance = _provenance(args, sources, judge, as_driven)
+    if not comparison.explains:
+        warning += (
+            "The fitted model predicts rows that were held back no better than that nothing changes: the values below "
+            "are no description of this robot, and balance is left as it was. Is the base description near, are all "
+            "of the robot's effects among --fit, are these data of this robot?"
+        )
+        doubtful = tuple(dataclasses.replace(e, verdict="doubtful") for e in fit.estimates)
+        fit = dataclasses.replace(fit, estimates=doubtful)
+    found = _result(fit, name, args.emulated)
+    if not comparison.explains:
+        found = dataclasses.replace(found, balance=robot.balance)
+    found = dataclasses.replace(found, provenance=provenance)
     fit = dataclasses.replace(fit, robot=found)
     try:
         write_atomically(output, to_yaml(found, _head(fit, robot.name)).encode())
@@ -117,7 +147,6 @@ def command(argv: Sequence[str]) -> int:
         f"{_seconds(train, dt_s)} of driving fitted with the {args.model.replace('_', ' ')}, {_seconds(test, dt_s)} "
         f"held back; {'corrected by what fitting the emulated robot shows' if as_driven else 'not corrected'}."
     )
-    folder = output.with_name(f"{output.stem}-sysid")
     write_json(folder / "sysid.json", {**content(fit, comparison), "provenance": provenance})
     target = page(fit, comparison, dt_s, lead, provenance).write(folder / "report.html")
     if warning:
@@ -131,11 +160,20 @@ def command(argv: Sequence[str]) -> int:
 def _load(path: str, robot: Robot) -> Dataset:
     data = build_dataset([path], get_task("stand")) if Path(path).is_dir() else Dataset.load(path)
     if data.interface.hash != robot.interface.hash:
-        raise ContractError(
-            f"{path} is from a robot with interface {data.interface.hash}, robot {robot.name!r} has "
-            f"{robot.interface.hash}: rate, torque limit and wheel radius must be the recorded robot's"
-        )
+        differences = data.interface.differences(robot.interface, path, repr(robot.name))
+        raise ContractError(f"another interface: {differences}. Give the description of the robot that was recorded.")
     return data
+
+
+def _require_enough(train: Sequence[Recording], test: Sequence[Recording], dt_s: float) -> None:
+    """Raise where there is too little to weigh the windows by, or nothing to judge them on."""
+    fits = sum(max(0, (len(part.torque_nm) - PAST) // STEPS) for part in train)
+    if fits < FEWEST or not any(len(part.torque_nm) >= PAST + STEPS for part in test):
+        raise DataError(
+            f"{_seconds(train, dt_s)} of driving to fit and {_seconds(test, dt_s)} to judge are too little: at least "
+            f"{FEWEST * STEPS * dt_s:.0f} s in stretches of some seconds are needed, a minute or more is better. "
+            "Record longer, or judge by another recording (--test)."
+        )
 
 
 def _result(fit: Fit, name: str, as_emulated: bool) -> Robot:
@@ -149,17 +187,16 @@ def _result(fit: Fit, name: str, as_emulated: bool) -> Robot:
 def _head(fit: Fit, base: str) -> str:
     """What stands above the description, as text without comment signs."""
     lines = [f"Identified by h2o-robot sysid, starting at {base!r}. 95 % intervals:"]
-    lines += [f"  {e.name}: {e.value:.4g} ± {e.half_width:.2g} ({e.verdict})" for e in fit.estimates]
+    lines += [f"  {e.name}: {e.value:.4g} ± {e.half_width:.2g} ({verdict(e)})" for e in fit.estimates]
     return "\n".join(lines)
 
 
-def _provenance(args: argparse.Namespace, sources: Sequence[Dataset], corrected: bool) -> dict[str, Any]:
+def _provenance(
+    args: argparse.Namespace, sources: Sequence[Dataset], judge: Dataset | None, corrected: bool
+) -> dict[str, Any]:
     return {
-        "datasets": [
-            {"name": Path(path).name, "sha256": files_sha256([Path(path)]) if Path(path).is_file() else "bag"}
-            for path in args.datasets
-        ],
-        "recorded": [data.provenance.get("kind", "unknown") for data in sources],
+        "datasets": [_origin(path, data) for path, data in zip(args.datasets, sources, strict=True)],
+        "held back": _origin(args.test, judge) if judge else f"the last {HELD_BACK:.0%}",
         "began with": args.robot,
         "model": args.model,
         "corrected": corrected,
@@ -167,6 +204,13 @@ def _provenance(args: argparse.Namespace, sources: Sequence[Dataset], corrected:
         "created": now_utc(),
         "software": software(),
     }
+
+
+def _origin(path: str, data: Dataset) -> dict[str, Any]:
+    """Name, hash and kind of a recording; a bag's own record has the hash of its files."""
+    bags = [bag["sha256"] for bag in data.provenance.get("bags", [])]
+    sha256 = files_sha256([Path(path)]) if Path(path).is_file() else ", ".join(bags)
+    return {"name": Path(path).name, "sha256": sha256, "recorded": data.provenance.get("kind", "unknown")}
 
 
 def _seconds(parts: Sequence[Recording], dt_s: float) -> str:

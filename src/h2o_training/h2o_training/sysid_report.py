@@ -31,13 +31,19 @@ def parameter_table(fit: Fit) -> TableData:
     """One row a parameter, with its 95 % interval."""
     rows = [[e.name, f"{e.start:.4g}", f"{e.value:.4g}", f"± {e.half_width:.2g}", verdict(e)] for e in fit.estimates]
     parts = [
-        f"identified: the 95 % interval is narrower than {IDENTIFIED:.0%} of the value. with …: errors go together "
-        f"(correlation beyond {CONFOUNDED}), the data tell a combination. weak: the data hardly tell. at bound: as far "
+        f"identified: the 95 % interval, end to end, is narrower than {IDENTIFIED:.0%} of the value. with …: errors go "
+        f"together (correlation beyond {CONFOUNDED}), the data tell a combination. weak: the data hardly tell. at bound: as far "
         "as the parameter goes."
     ]
     if fit.alike:
         pairs = "; ".join(f"{other} as {fitted}" for other, fitted in fit.alike)
         parts.append(f"Not fitted, and to these data much like what was: {pairs}.")
+    if fit.asked:
+        wishes = ", ".join(f"{name} ({share:.0%})" for name, share in fit.asked[:4])
+        parts.append(
+            f"Not fitted, and would explain more (share of what is left): {wishes}. Estimates of others make up for "
+            "what is left out: name them too (--fit)."
+        )
     best, *others = fit.starts
     same = sum(cost < 1.02 * best for cost in others)
     if others:
@@ -82,6 +88,7 @@ def content(fit: Fit, comparison: Comparison) -> dict[str, Any]:
         "parameters": [dataclasses.asdict(e) for e in fit.estimates],
         "correlation": fit.correlation.tolist(),
         "alike": [list(pair) for pair in fit.alike],
+        "asked": dict(fit.asked),
         "start_costs": list(fit.starts),
         "noise": fit.noise,
         "windows": len(comparison.windows),

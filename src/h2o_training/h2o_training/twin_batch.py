@@ -46,6 +46,8 @@ class BatchTwin(abc.ABC):
             for name, distribution in config.randomise.items()
             if name not in parameters
         }
+        for name, (distribution, limits, nominal) in self._drawn.items():
+            distribution.require_within(f"twin.randomise: {name}", nominal, limits.low, limits.high)
         try:
             require_possible(config.kind, self.effects, config.randomise)
         except ConfigError as error:

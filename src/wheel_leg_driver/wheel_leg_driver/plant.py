@@ -69,7 +69,10 @@ def make_plant(robot: Robot, seed: int) -> Plant:
         ConfigError: no plant in the file, an import path that leads nowhere, or a class that is not a Plant.
     """
     if robot.plant is None:
-        raise ConfigError(f"robot {robot.name!r} has no plant: it is real hardware, give its serial port instead")
+        raise ConfigError(
+            f"robot {robot.name!r} has no plant to play it: it is real hardware, which only the driver takes (port:=…), "
+            "or was identified; h2o-robot sysid --emulated writes a robot that can be emulated"
+        )
     try:
         factory = load_named(robot.plant.path)
     except ConfigError as error:

@@ -140,8 +140,8 @@ class Robot:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ValueError(f"name {self.name!r} must not be empty or hold a slash: files are named after it")
+        if not self.name or "/" in self.name or ":" in self.name:
+            raise ValueError(f"name {self.name!r} must not be empty or hold a slash or colon: files are named after it")
 
 
 def load_robot(name_or_path: str) -> Robot:
