@@ -5,7 +5,7 @@ A closed form has rigid legs, one wheel and smooth friction. So the emulated rob
 simplifications, is given the estimates and driven as the robot was; fitting that recording shows how far the fit lands
 from what was put in, and by so much the estimates are corrected (Gourieroux, Monfort and Renault, Journal of Applied
 Econometrics 8, 1993). What is left in the intervals: the noise of both recordings, how much the last round still
-moved, and a third of the correction itself, since the robot differs from its emulation too.
+moved, half of the correction itself, since the robot differs from its emulation too, and a fiftieth of a step of time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from wheel_leg_driver.robot import PlantSpec, Robot
 STEPS = 20
 CORRECTIONS = 2
 #: Share of a correction that may be wrong (a standard deviation).
-DOUBT = 1.0 / 3.0
+DOUBT = 0.5
+#: Share of a control step below which times are not told (a standard deviation): torques act once a millisecond.
+RESOLVED = 0.02
 
 
 def emulated(robot: Robot, effects: Effects) -> Robot:
@@ -113,11 +115,13 @@ def correct(
         again = solve(cut(recordings(data), steps, steps, PAST), *guess, solution.names, kind, starts=0)
         new = np.clip(solution.values - (again.values - values), low, high)
         moved, values, spread = new - values, new, again.covariance
+    doubt = DOUBT * (values - solution.values)
+    unresolved = np.array([RESOLVED * robot.interface.dt_s if p.unit == "s" else 0.0 for p in bounds])
     return dataclasses.replace(
         solution,
         values=values,
         covariance=solution.covariance
         + spread
-        + np.diag(np.square(moved / 2) + np.square(DOUBT * (values - solution.values))),
+        + np.diag(np.square(moved / 2) + np.square(doubt) + np.square(unresolved)),
         at_bound=np.minimum(values - low, high - values) < 1e-3 * beliefs,
     )

@@ -34,7 +34,6 @@ DEFAULT = (
     "coulomb_nm",
     "viscous_nms",
     "rolling_friction_m",
-    "rolling_drag_nspm",
     "actuation_delay_s",
     "torque_lag_s",
     "body.com_height_m",
@@ -50,6 +49,7 @@ OTHERS = (
     "body.body_mass_kg",
     "body.wheels_mass_kg",
     "body.armature_kgm2",
+    "rolling_drag_nspm",
     "pitch_bias_rad",
     "gyro_lag_s",
     "odometry_scale",
@@ -63,7 +63,7 @@ CONFOUNDED = 0.95
 ASKED = 0.005
 #: Steps of torque before a window that delay and lag may reach back to.
 PAST = 24
-ROUNDS: dict[Kind, int] = {"closed_form": 6, "mujoco": 4}
+ROUNDS: dict[Kind, int] = {"closed_form": 8, "mujoco": 4}
 _Z95 = 1.96
 
 
@@ -188,7 +188,7 @@ def solve(
             on_step(f"fitting the {'3-D model' if model == 'mujoco' else 'closed form'}, weights {number + 1}")
             problem.weigh(x)
             before, x = x, minimise(problem, x, 10)[1]
-            if np.abs(x - before).max() < 2e-3:
+            if np.abs(x - before).max() < 1e-3:
                 break
     values = problem.centre + problem.scale * x
     fitted = with_values(robot, effects, dict(zip(names, map(float, values), strict=True)))

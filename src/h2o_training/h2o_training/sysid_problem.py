@@ -172,7 +172,7 @@ def minimise(problem: Problem, x: FloatArray, steps: int, loss: str = "linear") 
         bounds=(problem.low, problem.high),
         max_nfev=steps,
         loss=loss,
-        xtol=1e-4,
+        xtol=1e-5,
         ftol=1e-7,
     )
     return float(found.cost), found.x

@@ -32,8 +32,8 @@ def parameter_table(fit: Fit) -> TableData:
     rows = [[e.name, f"{e.start:.4g}", f"{e.value:.4g}", f"± {e.half_width:.2g}", verdict(e)] for e in fit.estimates]
     parts = [
         f"identified: the 95 % interval, end to end, is narrower than {IDENTIFIED:.0%} of the value. with …: errors go "
-        f"together (correlation beyond {CONFOUNDED}), the data tell a combination. weak: the data hardly tell. at bound: as far "
-        "as the parameter goes."
+        f"together (correlation beyond {CONFOUNDED}), the data tell a combination. weak: the interval is wider. at "
+        "bound: as far as the parameter goes."
     ]
     if fit.alike:
         pairs = "; ".join(f"{other} as {fitted}" for other, fitted in fit.alike)

@@ -70,7 +70,7 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     """
     if robot.plant is None:
         raise ConfigError(
-            f"robot {robot.name!r} has no plant to play it: it is real hardware, which only the driver takes (port:=…), "
+            f"robot {robot.name!r} has no plant to play it: it is real hardware, which only a driver takes (port:=…), "
             "or was identified; h2o-robot sysid --emulated writes a robot that can be emulated"
         )
     try:
