@@ -218,10 +218,13 @@ def test_hand_back_stops_until_the_stick_was_let_go() -> None:
     rig = commanded()
     rig.core.torque_mode(False)
     for speed, expected in ((0.4, 0.0), (0.0, 0.0), (0.4, 0.4)):
-        for _ in range(40):
+        speeds = []
+        for _ in range(60):
             rig.core.on_speed(speed, 0.0)
             rig.step(10)
-        assert rig.plant.truth()[1] == pytest.approx(expected, abs=0.12)
+            speeds.append(rig.plant.truth()[1])
+        # Dead zone and friction make it hunt around the wanted speed.
+        assert np.mean(speeds[30:]) == pytest.approx(expected, abs=0.1)
 
 
 def test_firmware_watchdog_is_reported_as_a_fault() -> None:
