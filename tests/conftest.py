@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from h2o_control import middleware
@@ -15,6 +16,9 @@ from wheel_leg_driver.robot import load_robot
 
 # Every node that a test starts inherits these; no other run of the tests on this machine is likely to use the domain.
 middleware.apply_defaults()
+# A shared machine that stands still for a moment is no bug of what is tested.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 
