@@ -14,7 +14,7 @@ from h2o_control import cli
 from h2o_control.contract import get_task
 from h2o_control.errors import ConfigError, DataError
 from h2o_training.dataset import Dataset
-from h2o_training.driving import drive
+from h2o_training.driving import UndrivableError, drive
 from h2o_training.effects import Effects, effects_from
 from h2o_training.indirect import STEPS, emulated, identify
 from h2o_training.prediction import FITTED, LINEAR, NOTHING, REST, compare
@@ -154,6 +154,20 @@ def test_the_emulated_robot_is_found_in_what_its_operator_drove(driven: tuple[Ef
         assert abs(estimate.value - true) < 1.5 * estimate.half_width, estimate
 
 
+def test_a_robot_that_cannot_be_driven_is_left_uncorrected_only_where_that_is_wanted(
+    driven: tuple[Effects, Dataset],
+) -> None:
+    robot = load_robot("ideal")
+    wild = dataclasses.replace(robot, balance=dataclasses.replace(robot.balance, exploration_nm=20.0))
+    parts, names = recordings(driven[1]), ("dead_zone_nm",)
+    with pytest.raises(UndrivableError, match="'ideal' falls within"):
+        identify(parts, wild, Effects(), names)
+    told: list[UndrivableError] = []
+    fit = identify(parts, wild, Effects(), names, on_undrivable=told.append)
+    assert len(told) == 1
+    assert fit.values == identify(parts, robot, Effects(), names, as_driven=False).values
+
+
 def test_the_3d_model_can_be_fitted_too(driven: tuple[Effects, Dataset]) -> None:
     truth, data = driven
     robot = load_robot("ideal")
@@ -215,6 +229,7 @@ def test_command_writes_description_page_and_numbers(
     short.save(tmp_path / "short.h5")
     assert cli.main(["sysid", str(tmp_path / "short.h5"), "--robot", "ideal", "-o", more]) == 2
     assert "at least 18 s" in capsys.readouterr().err
+    assert not (tmp_path / "more-sysid").exists(), "what is refused leaves nothing behind"
     # Nothing but the dead zone is fitted, from far away: the model cannot predict, and nobody shall drive with it.
     heavy = ["--robot", str(_far_off(tmp_path)), "--fit", "dead_zone_nm", "--correct", "no"]
     assert cli.main(["sysid", str(tmp_path / "d.h5"), *heavy, "-o", more]) == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from h2o_control.contract import STATE, FloatArray, Task
+from h2o_control.contract import FloatArray, Task
 from h2o_control.errors import DataError
 from h2o_control.operator_script import ScriptedOperator
 from h2o_control.provenance import now_utc, software
@@ -98,7 +98,7 @@ def drive(
         if tick.mode == BALANCE and not fallen:
             last = state
         elif tick.mode == DISARMED and firmware.device_time_us > PICK_UP_US and not firmware.armed:
-            if abs(state[STATE.index("theta")]) < core.limits.arm_rad:
+            if abs(tick.estimate.theta_rad) < core.limits.arm_rad:
                 core.arm()
         elif tick.mode not in (BALANCE, DISARMED):
             core.disarm()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from h2o_control.contract import get_task
-from h2o_training.driving import drive
+from h2o_training.driving import UndrivableError, drive
 from h2o_training.effects import Effects, parameter, value_of, with_values
 from h2o_training.sysid import DEFAULT, PAST, Fit, Solution, fit_of, noise_effects, solve
 from h2o_training.sysid_problem import Kind, belief
@@ -48,6 +48,7 @@ def identify(
     as_driven: bool = True,
     seed: int = 0,
     on_step: Callable[[str], object] = lambda _what: None,
+    on_undrivable: Callable[[UndrivableError], object] | None = None,
 ) -> Fit:
     """Fit parameters to recordings and correct them.
 
@@ -61,6 +62,7 @@ def identify(
         as_driven: correct the estimates: the driver's balance drove, with the exploration of the robot's file.
         seed: of starts and of driving the emulated robot.
         on_step: told what is being done.
+        on_undrivable: told why nothing could be corrected; without it that is raised.
 
     Raises:
         ConfigError: an unknown parameter.
@@ -71,7 +73,12 @@ def identify(
     solution = solve(windows, robot, effects, names, kind, seed=seed, on_step=on_step)
     if as_driven:
         seconds = sum(len(part.torque_nm) for part in parts) * robot.interface.dt_s
-        solution = correct(solution, robot, effects, seconds, steps, kind, seed, on_step)
+        try:
+            solution = correct(solution, robot, effects, seconds, steps, kind, seed, on_step)
+        except UndrivableError as error:
+            if on_undrivable is None:
+                raise
+            on_undrivable(error)
     return fit_of(solution, robot, effects)
 
 

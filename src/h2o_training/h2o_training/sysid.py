@@ -138,6 +138,11 @@ class Solution:
     noise: dict[str, float]
 
 
+def fewest_windows(steps: int) -> int:
+    """Return the number of windows below which the covariance of their `steps` steps says nothing."""
+    return 3 * steps * len(OUTPUTS)
+
+
 def solve(
     windows: Windows,
     robot: Robot,
@@ -166,7 +171,7 @@ def solve(
         DataError: too few windows, or data in which nothing moves.
     """
     parameters = [parameter(name, robot) for name in names]
-    rows, needed = len(windows), 3 * windows.steps * len(OUTPUTS)
+    rows, needed = len(windows), fewest_windows(windows.steps)
     if rows < needed:
         raise DataError(f"{rows} windows are too few to weigh {windows.steps} steps of them: at least {needed}")
     if not (windows.states[..., 1:].std(axis=(0, 1)) > 1e-6).all():

@@ -25,15 +25,13 @@ from h2o_training.indirect import STEPS, emulated, identify
 from h2o_training.judging import write_json
 from h2o_training.prediction import compare
 from h2o_training.robots import to_yaml
-from h2o_training.sysid import DEFAULT, PAST, Fit, noise_effects
+from h2o_training.sysid import DEFAULT, PAST, Fit, fewest_windows, noise_effects
 from h2o_training.sysid_report import content, page, parameter_table, score_table, verdict
-from h2o_training.windows import OUTPUTS, Recording, cut, recordings, split
+from h2o_training.windows import Recording, cut, recordings, split
 from wheel_leg_driver.robot import Robot, load_robot
 
 #: Share of the recording that is held back to judge by, where no other recording is given for that.
 HELD_BACK = 0.2
-#: Windows below which their covariance says nothing.
-FEWEST = 3 * STEPS * len(OUTPUTS)
 
 
 def command(argv: Sequence[str]) -> int:
@@ -86,10 +84,7 @@ def command(argv: Sequence[str]) -> int:
     if output.exists():
         raise UserError(f"{output} exists already: name another file, or delete it first")
     folder = output.with_name(f"{output.stem}-sysid")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write into {output.parent}: {error.strerror}; name another place") from error
+    _require_writable(folder)
     paths = [Path(path).resolve() for path in (*args.datasets, *([args.test] if args.test else []))]
     for path in paths:
         if paths.count(path) > 1:
@@ -101,7 +96,7 @@ def command(argv: Sequence[str]) -> int:
     _require_enough(train, test, robot.interface.dt_s)
     driven = all(data.provenance.get("kind") != "logs" for data in sources)
     as_driven = args.correct == "yes" or (args.correct == "auto" and driven)
-    warning = ""
+    undrivable: list[UndrivableError] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         line = progress.add_task("cutting windows")
@@ -110,19 +105,22 @@ def command(argv: Sequence[str]) -> int:
             progress.update(line, description=what)
 
         held = cut(test, STEPS, 1, PAST)
-        try:
-            fit = identify(train, robot, effects, names, args.model, as_driven=as_driven, seed=args.seed, on_step=say)
-        except UndrivableError as error:
-            if args.correct == "yes":
-                raise
-            as_driven = False
-            fit = identify(train, robot, effects, names, args.model, as_driven=False, seed=args.seed, on_step=say)
-            warning = (
-                f"not corrected: with these estimates the emulated {error} "
-                "--robot should name the description whose balance section drove the recorded robot. "
-            )
+        fit = identify(
+            *(train, robot, effects, names, args.model),
+            as_driven=as_driven,
+            seed=args.seed,
+            on_step=say,
+            on_undrivable=None if args.correct == "yes" else undrivable.append,
+        )
         say("predicting the rows that were held back")
         comparison = compare(fit, cut(train, STEPS, 1, PAST), held, robot, effects, args.model)
+    warning = ""
+    if undrivable:
+        as_driven = False
+        warning = (
+            f"not corrected: with these estimates the emulated {undrivable[0]} "
+            "--robot should name the description whose balance section drove the recorded robot. "
+        )
     name = args.name or output.stem
     provenance = _provenance(args, sources, judge, as_driven)
     if not comparison.explains:
@@ -165,13 +163,24 @@ def _load(path: str, robot: Robot) -> Dataset:
     return data
 
 
+def _require_writable(folder: Path) -> None:
+    """Raise where this folder could not be made; a try of it is taken away again, for the data may yet be refused."""
+    if folder.exists():
+        return
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder.parent}: {error.strerror}; name another place") from error
+
+
 def _require_enough(train: Sequence[Recording], test: Sequence[Recording], dt_s: float) -> None:
     """Raise where there is too little to weigh the windows by, or nothing to judge them on."""
-    fits = sum(max(0, (len(part.torque_nm) - PAST) // STEPS) for part in train)
-    if fits < FEWEST or not any(len(part.torque_nm) >= PAST + STEPS for part in test):
+    fits, needed = sum(max(0, (len(part.torque_nm) - PAST) // STEPS) for part in train), fewest_windows(STEPS)
+    if fits < needed or not any(len(part.torque_nm) >= PAST + STEPS for part in test):
         raise DataError(
             f"{_seconds(train, dt_s)} of driving to fit and {_seconds(test, dt_s)} to judge are too little: at least "
-            f"{FEWEST * STEPS * dt_s:.0f} s in stretches of some seconds are needed, a minute or more is better. "
+            f"{needed * STEPS * dt_s:.0f} s in stretches of some seconds are needed, a minute or more is better. "
             "Record longer, or judge by another recording (--test)."
         )
 
