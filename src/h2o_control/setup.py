@@ -51,11 +51,13 @@ setup(
             "policy_node = h2o_control.policy_node:main",
             "recorder_node = h2o_control.recorder_node:main",
             "teleop_node = h2o_control.teleop_node:main",
+            "joystick_node = h2o_control.joystick_node:main",
             "bag_player_node = h2o_control.bag_player_node:main",
         ],
         "h2o_robot.commands": [
             "up = h2o_control.up:command",
             "teleop = h2o_control.keyboard:command",
+            "operate = h2o_control.operate_cli:command",
         ],
     },
     zip_safe=True,

@@ -31,6 +31,8 @@ setup(
         ],
         "h2o_robot.commands": [
             "emulate = wheel_leg_driver.emulator:command",
+            "inject = wheel_leg_driver.inject_cli:command",
+            "calibrate = wheel_leg_driver.calibrate_cli:command",
         ],
     },
     zip_safe=True,

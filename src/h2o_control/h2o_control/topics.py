@@ -13,9 +13,14 @@ Topic            type                     content
 /wheel_command   sensor_msgs/JointState   what the driver sent to the firmware after its limits; stamp of the
                                           observation it answers; frame_id is the mode in command
 /mode            std_msgs/String          latched: the mode in command and, after a colon, the reason of the last change
+/shadow_torque   sensor_msgs/JointState   as /wheel_torque, from a candidate that watches: recorded, never obeyed
+/policy          std_msgs/String          latched: JSON about the policy that answers on /wheel_torque (file, hash, task)
 /interface       std_msgs/String          latched: the interface as canonical JSON
 /battery         sensor_msgs/BatteryState
 /cmd_vel         geometry_msgs/TwistStamped
+/cmd_height      std_msgs/Float64         height of the hips above the axle to take up, m
+/estop           std_msgs/Bool            true stops the robot, in every state; false does nothing
+/joy             sensor_msgs/Joy          a joystick, for joystick_node
 /diagnostics     diagnostic_msgs/DiagnosticArray
 """
 
@@ -28,6 +33,11 @@ MODE = "mode"
 INTERFACE = "interface"
 BATTERY = "battery"
 CMD_VEL = "cmd_vel"
+CMD_HEIGHT = "cmd_height"
+ESTOP_TOPIC = "estop"
+JOY = "joy"
+SHADOW_TORQUE = "shadow_torque"
+POLICY = "policy"
 DIAGNOSTICS = "diagnostics"
 
 #: Message type of each recorded topic.
@@ -37,15 +47,19 @@ TYPES = {
     JOINT_STATES: "sensor_msgs/msg/JointState",
     WHEEL_TORQUE: "sensor_msgs/msg/JointState",
     WHEEL_COMMAND: "sensor_msgs/msg/JointState",
+    SHADOW_TORQUE: "sensor_msgs/msg/JointState",
     MODE: "std_msgs/msg/String",
+    POLICY: "std_msgs/msg/String",
     INTERFACE: "std_msgs/msg/String",
     BATTERY: "sensor_msgs/msg/BatteryState",
     CMD_VEL: "geometry_msgs/msg/TwistStamped",
+    CMD_HEIGHT: "std_msgs/msg/Float64",
+    ESTOP_TOPIC: "std_msgs/msg/Bool",
     DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
 }
 
 #: Topics whose last message a late subscriber must still get.
-LATCHED = (MODE, INTERFACE)
+LATCHED = (MODE, INTERFACE, POLICY)
 
 #: Joint names in /joint_states; the wheels come first in /wheel_torque and /wheel_command too.
 WHEELS = ("left_wheel", "right_wheel")
@@ -56,6 +70,9 @@ ARM = "driver/arm"  # Trigger
 DISARM = "driver/disarm"  # Trigger: zero torque
 ESTOP = "driver/estop"  # Trigger: zero torque, latched until disarm
 TORQUE_MODE = "driver/torque_mode"  # SetBool: true gives command to /wheel_torque, false back to balance
+STAND_UP = "driver/stand_up"  # Trigger: legs to the standing posture
+SIT_DOWN = "driver/sit_down"  # Trigger: legs to the lowest posture
+SWAP_POLICY = "policy/swap"  # Trigger: the policy of parameter `candidate` takes the place of the present one
 START_EPISODE = "recorder/start_episode"  # Trigger
 STOP_EPISODE = "recorder/stop_episode"  # Trigger
 
@@ -63,4 +80,8 @@ STOP_EPISODE = "recorder/stop_episode"  # Trigger
 DISARMED = "disarmed"
 BALANCE = "balance"
 TORQUE = "torque"
+#: A limit was hit: the driver balances on the spot and takes no command but disarm and e-stop.
+HOLD = "hold"
 FAULT = "fault"
+#: Modes in which torque reaches the motors.
+ARMED = (BALANCE, TORQUE, HOLD)
