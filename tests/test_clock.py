@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wheel_leg_driver.clock import ClockMap
+from h2o_control.clock import ClockMap
 
 
 def mapped(device_s: np.ndarray, host_s: np.ndarray) -> np.ndarray:

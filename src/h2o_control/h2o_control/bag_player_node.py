@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.clock import Clock as NodeClock
-from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -27,7 +25,7 @@ from rosgraph_msgs.msg import Clock
 from h2o_control import topics
 from h2o_control.bag_messages import bag_files
 from h2o_control.errors import DataError, UserError
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
 from h2o_control.recorder_node import message_class
 
 #: What the robot and its operator said.
@@ -70,7 +68,7 @@ class BagPlayerNode(Node):
         self._start_s: float | None = None
         self._reported_s = 0.0
         self._count = 0
-        self.create_timer(TICK_S, self._tick, clock=NodeClock(clock_type=ClockType.STEADY_TIME))
+        steady_timer(self, TICK_S, self._tick)
 
     def make_safe(self) -> None:
         """Close the bag."""

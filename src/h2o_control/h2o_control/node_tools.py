@@ -13,11 +13,13 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
 
 from h2o_control import middleware
 from h2o_control.errors import ConfigError, UserError
@@ -67,6 +69,14 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> None:
 def value(node: Node, name: str) -> Any:
     """Return a parameter's value."""
     return node.get_parameter(name).value
+
+
+def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
+    """Call back every `period_s` by the steady clock.
+
+    `Node.create_timer` counts in ROS time: set the wall clock back by an hour and its timers sleep for an hour.
+    """
+    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from h2o_control.errors import ConfigError, UserError
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
 from h2o_training.training_job import TrainingJob
 
 PARAMETERS = (
@@ -42,7 +42,7 @@ class TrainerNode(Node):
         self._ready = self.create_publisher(String, "policy_ready", LATCHED_QOS)
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
-        self.create_timer(1.0, self._tick)
+        steady_timer(self, 1.0, self._tick)
         if value(self, "auto_start"):
             self._start()
 

@@ -21,10 +21,10 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
+from h2o_control.clock import ClockMap
 from h2o_control.errors import UserError
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
 from h2o_control.realtime import prioritise
-from wheel_leg_driver.clock import ClockMap
 from wheel_leg_driver.core import DriverCore, Exploration, Limits, RefusedError, describe
 from wheel_leg_driver.link import PortError, SerialLink
 from wheel_leg_driver.messages import Messages
