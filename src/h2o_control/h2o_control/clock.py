@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -40,10 +41,19 @@ class ClockMap:
     """
 
     def __init__(self) -> None:
-        self._drift = 0.0
-        self._last_host_s = float("-inf")
-        self._begin(0.0, 0.0)
         self._started = False
+        self._drift = 0.0
+        self._offset_s = 0.0
+        self._last_device_s = 0.0
+        self._last_host_s = -math.inf
+        # The least offset of this window and of the one before.
+        self._window_start_s = self._lowest = self._lowest_before = 0.0
+        # The least delayed frame of four windows (offset without drift, device time, offset), and the line under them.
+        self._windows = self._off_line = 0
+        self._origin_s = 0.0
+        self._point = (math.inf, 0.0, 0.0)
+        self._points: deque[tuple[float, float]] = deque(maxlen=POINTS)
+        self._line = (0.0, 0.0)
 
     @property
     def offset_s(self) -> float:
@@ -89,19 +99,18 @@ class ClockMap:
 
     def _begin_line(self, device_s: float) -> None:
         self._origin_s = device_s
-        self._windows = 0
-        self._points: deque[tuple[float, float]] = deque(maxlen=POINTS)
-        self._off_line = 0
-        self._point = (float("inf"), device_s, 0.0)
+        self._windows = self._off_line = 0
+        self._points.clear()
+        self._point = (math.inf, device_s, 0.0)
 
     def _end_window(self, device_s: float) -> None:
         self._window_start_s = device_s
-        self._lowest_before, self._lowest = self._lowest, float("inf")
+        self._lowest_before, self._lowest = self._lowest, math.inf
         self._windows += 1
         if self._windows % 4:
             return
         _, point_s, point = self._point
-        self._point = (float("inf"), device_s, 0.0)
+        self._point = (math.inf, device_s, 0.0)
         if len(self._points) >= FIRST:
             start_s, height = self._line
             off = abs(height + self._drift * (point_s - start_s) - point) > LINE_S

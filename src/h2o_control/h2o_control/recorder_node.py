@@ -14,8 +14,9 @@ from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
 from h2o_control import topics
+from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
-from h2o_control.node_tools import LATCHED_QOS, Parameter, declare, run, value
+from h2o_control.node_tools import LATCHED_QOS, Parameter, declare, run, steady_timer, value
 from h2o_control.recorder import Recorder
 
 PARAMETERS = (
@@ -44,6 +45,8 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self.exit_code = 0
+        # A wall clock that is set during an episode must not reorder the bag.
+        self._wall = WallStamp()
         declare(self, PARAMETERS)
         if not value(self, "bag"):
             raise ConfigError("parameter 'bag' is not set: give the bag directory to create, e.g. -p bag:=bags/walk")
@@ -59,7 +62,7 @@ class RecorderNode(Node):
         self.create_service(Trigger, topics.STOP_EPISODE, self._stop)
         self._warned_s = time.monotonic()
         self._announced = False
-        self.create_timer(TICK_S, self._tick)
+        steady_timer(self, TICK_S, self._tick)
 
     def make_safe(self) -> None:
         """End a running episode, so that the bag is complete."""
@@ -69,7 +72,7 @@ class RecorderNode(Node):
         qos = LATCHED_QOS if name in topics.LATCHED else STREAM_QOS
 
         def receive(data: bytes) -> None:
-            self._guard(lambda: self.recorder.take(name, data, time.time_ns()))
+            self._guard(lambda: self.recorder.take(name, data, self._wall.now_ns()))
             if name == topics.MODE:
                 self._tick()  # armed: the first steps count
 
@@ -91,7 +94,7 @@ class RecorderNode(Node):
 
     def _tick(self) -> None:
         self.recorder.label = value(self, "label")
-        self._guard(lambda: self.recorder.tick(time.time_ns(), self._published))
+        self._guard(lambda: self.recorder.tick(self._wall.now_ns(), self._published))
         if self._announced:
             return
         lacking = self.recorder.lacking(self._published)
@@ -108,7 +111,7 @@ class RecorderNode(Node):
             response.success, response.message = False, f"nothing on {', '.join(lacking)} yet: is the driver running?"
             return response
         self.recorder.label = value(self, "label")
-        response.message = self._guard(lambda: self.recorder.start(time.time_ns()))
+        response.message = self._guard(lambda: self.recorder.start(self._wall.now_ns()))
         response.success = self.recorder.recording
         if response.success:
             response.message = f"recording episode {len(self.recorder.episodes)}"
