@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 import signal
@@ -23,29 +22,20 @@ from rclpy.timer import Timer
 
 from h2o_control import middleware
 from h2o_control.errors import ConfigError, UserError
+from h2o_control.parameter import Parameter as Parameter
 
 #: Depth 10 lost nothing at 500 Hz where depth 1 did; reliable, so that a recorder can count.
 STREAM_QOS = QoSProfile(depth=10)
 #: The last message reaches late subscribers.
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One ROS parameter: its default fixes the type; `low` and `high` bound a number."""
-
-    name: str
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
-    read_only: bool = True
+#: For timers, and as `throttle_time_source_type` of throttled log lines: rclpy takes the wall clock for both.
+STEADY_CLOCK = Clock(clock_type=ClockType.STEADY_TIME)
 
 
 def declare(node: Node, parameters: Iterable[Parameter]) -> None:
     """Declare parameters with type, range and description; raise ConfigError for wrong or unknown overrides."""
     for p in parameters:
-        descriptor = ParameterDescriptor(description=p.description, read_only=p.read_only)
+        descriptor = ParameterDescriptor(description=p.description, read_only=p.read_only, dynamic_typing=p.any_type)
         if p.low is not None and p.high is not None:
             if isinstance(p.default, int):
                 descriptor.integer_range = [IntegerRange(from_value=int(p.low), to_value=int(p.high))]
@@ -76,7 +66,7 @@ def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> T
 
     `Node.create_timer` counts in ROS time: set the wall clock back by an hour and its timers sleep for an hour.
     """
-    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    return node.create_timer(period_s, callback, clock=STEADY_CLOCK)
 
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
