@@ -116,6 +116,7 @@ class Estimator:
             s.gyro_radps[1] - bias[1],
             s.gyro_radps[2] - bias[2],
         )
+        speed = self._radius * (sum(s.wheel_vel_radps) / 2 + theta_dot)
         if self._filter is None:
             w, x, y, z = s.quaternion_wxyz
             theta = pitch_rad(w, x, y, z)
@@ -124,14 +125,13 @@ class Estimator:
             roll = math.asin(max(-1.0, min(1.0, sideways))) if math.isfinite(sideways) else math.nan
         else:
             rates = (roll_rate, theta_dot, yaw_rate)
-            roll, theta, yaw = self._filter.update(rates, s.accel_mps2, -1.0 if fresh else step_s)
+            roll, theta, yaw = self._filter.update(rates, s.accel_mps2, speed, -1.0 if fresh else step_s)
         turned_m = self._radius * (sum(s.wheel_pos_rad) / 2 + theta)
         if before_us is not None and step_s < 0.0:
             # The firmware was restarted, and its encoders may count from elsewhere.
             self._origin_m = turned_m
         if math.isfinite(turned_m):
             self._last_m = turned_m
-        speed = self._radius * (sum(s.wheel_vel_radps) / 2 + theta_dot)
         return Estimate(turned_m - self._origin_m, speed, theta, theta_dot, yaw, yaw_rate, roll)
 
     def set_origin(self) -> None:
