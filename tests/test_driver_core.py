@@ -137,7 +137,7 @@ def test_dead_commander_loses_command_before_the_watchdog_bites() -> None:
     rig.step(4)
     assert rig.core.mode == "torque"
     rig.seconds(5.0)
-    assert rig.core.mode == "balance"
+    assert rig.core.mode == "hold"
     assert "no fresh torque" in rig.core.reason
     assert not rig.firmware.faults
     assert abs(rig.plant.truth()[2]) < 0.1
@@ -148,7 +148,7 @@ def test_torque_that_is_no_number_gives_the_robot_back_at_once(bad: float) -> No
     rig = commanded()
     rig.answer = lambda _t, _k: bad
     rig.step(2)
-    assert rig.core.mode == "balance"
+    assert rig.core.mode == "hold"
     rig.seconds(3.0)
     assert abs(rig.plant.truth()[2]) < 0.1
 
@@ -157,7 +157,7 @@ def test_commander_that_tips_the_robot_loses_command_and_the_robot_stays_up() ->
     rig = commanded(tilt_rad=0.2)
     rig.answer = lambda _t, _k: 1.0
     rig.seconds(6.0)
-    assert rig.core.mode == "balance"
+    assert rig.core.mode == "hold"
     assert "pitch" in rig.core.reason
     assert abs(rig.plant.truth()[2]) < 0.1
 
@@ -166,7 +166,7 @@ def test_commander_that_runs_away_loses_command() -> None:
     rig = commanded(speed_mps=0.3)
     rig.answer = law(rig, 1.0)
     rig.seconds(3.0)
-    assert rig.core.mode == "balance"
+    assert rig.core.mode == "hold"
     assert "speed" in rig.core.reason
 
 
@@ -180,7 +180,7 @@ def test_commander_that_strays_loses_command() -> None:
 def test_torque_for_another_interface_is_refused() -> None:
     rig = commanded()
     assert rig.core.on_torque(0.0, rig.core.device_time_us, "0123456789abcdef") is None
-    assert rig.core.mode == "balance"
+    assert rig.core.mode == "hold"
     assert "0123456789abcdef" in rig.core.reason
 
 

@@ -66,10 +66,10 @@ def test_robot_stays_up_when_its_commander_is_killed(rig: tuple[Nodes, Probe], s
     probe.spin(2.0)
     assert probe.mode == topics.TORQUE, probe.reason
     policy.send_signal(signal.SIGKILL)
-    probe.wait(lambda: probe.mode == topics.BALANCE, "balance after the policy died", 5.0)
+    probe.wait(lambda: probe.mode == topics.HOLD, "hold after the policy died", 5.0)
     assert "no fresh torque" in probe.reason
     probe.spin(2.0)
-    assert probe.mode == topics.BALANCE, probe.reason
+    assert probe.mode == topics.HOLD, probe.reason
 
 
 def test_commander_of_another_robot_is_refused(rig: tuple[Nodes, Probe]) -> None:

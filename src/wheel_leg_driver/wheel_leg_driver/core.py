@@ -2,8 +2,12 @@
 """Who commands the wheels, and within which limits. No ROS and no I/O: a test or a judge can run it in lock-step.
 
 disarmed ──arm──▶ balance ◀──torque_mode──▶ torque
-    ▲                │ fall, fault, e-stop     │ fall, fault, e-stop       stale, bad or rejected torque, tilt, speed,
-    └────disarm──── fault ◀────────────────────┘                           distance: back to balance, which stops
+    ▲                │  limit (limits.py)      │  limit, commander dead or talking nonsense
+    │                ├──────────▶ hold ◀───────┤
+    └────disarm──────┴── fault ◀── fall, firmware's fault, e-stop, lost link: from everywhere
+
+In `hold` the driver balances on the spot, in `fault` the torque is zero; both last until disarm, and nothing arms by
+itself.
 """
 
 from __future__ import annotations
@@ -14,42 +18,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from h2o_control.errors import UserError
-from h2o_control.topics import BALANCE, DISARMED, FAULT, TORQUE
+from h2o_control.topics import ARMED, BALANCE, DISARMED, FAULT, HOLD, TORQUE
+from wheel_leg_driver import limits as limit
+from wheel_leg_driver.authority import Authority
 from wheel_leg_driver.balance import Balancer, wheel_torques, yaw_torque
+from wheel_leg_driver.calibration import Calibration
 from wheel_leg_driver.estimator import Estimate, Estimator
+from wheel_leg_driver.limits import Limits, Monitor
+from wheel_leg_driver.posture import Posture
 from wheel_leg_driver.protocol import NO_FLAGS, Command, CommandFlag, Fault, Status, Telemetry
 from wheel_leg_driver.robot import Robot
+
+#: Damping ends after this long; what still turns then is stopped by friction.
+DAMPING_US = 1_000_000
 
 
 class RefusedError(UserError):
     """A request that the driver does not grant in its present state; the message says why."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When the driver stops obeying.
-
-    Attributes:
-        fall_rad: |pitch| beyond which torque only makes it worse: zero torque, latched.
-        tilt_rad, speed_mps, distance_m: beyond these (distance from where it took command) a commander on
-            /wheel_torque loses command to the driver's balance, which stops the robot.
-        staleness_s: age, in device time, of the last obeyed observation at which the same happens.
-        torque_nm: largest torque of one wheel; the robot's own limit holds in any case.
-        command_timeout_s: a speed command older than this counts as zero.
-        arm_rad: |pitch| up to which arming is granted.
-        speed_command_mps, yaw_rate_command_radps: largest speed and yaw rate taken from /cmd_vel.
-    """
-
-    fall_rad: float = 0.6
-    tilt_rad: float = 0.4
-    speed_mps: float = 1.2
-    distance_m: float = 10.0
-    staleness_s: float = 0.025
-    torque_nm: float = 1000.0
-    command_timeout_s: float = 0.5
-    arm_rad: float = 0.2
-    speed_command_mps: float = 1.2
-    yaw_rate_command_radps: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -67,38 +52,81 @@ class Exploration:
 
 @dataclass(frozen=True)
 class Tick:
-    """What came out of one telemetry frame; `command` is None where a commander's torque is awaited."""
+    """What came out of one telemetry frame.
+
+    Attributes:
+        estimate: the state.
+        telemetry: the frame as the calibration corrects it.
+        command: what to send; None where a commander's torque is awaited.
+        mode: in command.
+    """
 
     estimate: Estimate
+    telemetry: Telemetry
     command: Command | None
     mode: str
 
 
 class DriverCore:
-    """Turns telemetry, speed commands and torque commands into command frames."""
+    """Turns telemetry, speed commands and torque commands into command frames.
 
-    def __init__(self, robot: Robot, limits: Limits | None = None, exploration: Exploration | None = None) -> None:
+    Attributes:
+        mode, reason: who commands the wheels, and why since the last change.
+        sent_nm: torque of the left and right wheel in the last command, positive drives forward.
+        hand_backs: how often a limit took the robot from a commander.
+        commands_rejected: torque messages that were not obeyed though a commander was in command.
+        publisher_names: names for what tells publishers apart; the node fills it.
+        monitor, estimator, posture, calibration: see there.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        limits: Limits | None = None,
+        exploration: Exploration | None = None,
+        calibration: Calibration | None = None,
+        estimator: Estimator | None = None,
+    ) -> None:
+        """Start disarmed.
+
+        Args:
+            robot: its description.
+            limits: defaults where None.
+            exploration: none where None.
+            calibration: of this very robot; identity where None.
+            estimator: one made for this robot and calibration, with settings of its own; the default one where None.
+
+        Raises:
+            ConfigError: the description contradicts itself.
+        """
         self.robot = robot
         self.limits = limits or Limits()
+        self.monitor = Monitor(self.limits)
+        self.calibration = calibration or Calibration()
         self.mode = DISARMED
         self.reason = "start"
         self.hand_backs = 0
         self.commands_rejected = 0
+        self.publisher_names: dict[str, str] = {}
         self._exploration = exploration or Exploration()
         self._rng = np.random.default_rng(self._exploration.seed)
         self._noise = 0.0
-        self._estimator = Estimator(robot.interface.wheel_radius_m)
+        interface = robot.interface
+        self.estimator = estimator or Estimator(interface.wheel_radius_m, self.calibration, interface.rate_hz)
         self._balancer = Balancer(robot)
+        self.posture = Posture(robot)
+        self._authority = Authority(round(self.limits.staleness_s * 1e6))
         self._telemetry: Telemetry | None = None
         self._estimate: Estimate | None = None
         self._sequence = 0
         self._flags = CommandFlag.DISARM
         self._arming = False
+        self._bias_note = ""
         self._stopping = False
+        self._damp_until_us = 0
         self._speed = (0.0, 0.0, -math.inf)
         self._obeyed_us = 0
-        self._offer = ("", -1_000_000_000)
-        self._start_x_m = 0.0
+        self.sent_nm = (0.0, 0.0)
 
     @property
     def device_time_us(self) -> int:
@@ -112,57 +140,74 @@ class DriverCore:
 
     def on_telemetry(self, telemetry: Telemetry) -> Tick:
         """Estimate, check every limit and, unless a commander is awaited, decide the next command."""
+        if self._telemetry is not None and telemetry.device_time_us < self._telemetry.device_time_us:
+            self._restarted()
         self._telemetry = telemetry
-        self._estimate = estimate = self._estimator.update(telemetry)
+        self._estimate = estimate = self.estimator.update(telemetry, held=self.mode == DISARMED)
         self._check_firmware(telemetry)
-        if self.mode in (BALANCE, TORQUE) and not abs(estimate.theta_rad) <= self.limits.fall_rad:
-            self.latch(f"fallen: pitch {estimate.theta_rad:+.2f} rad is beyond {self.limits.fall_rad} rad")
-        if self.mode == TORQUE:
-            self._check_commander(estimate)
-        command = None if self.mode == TORQUE else self._own_command(estimate)
-        return Tick(estimate, command, self.mode)
+        estimate, corrected = self._estimate, self.estimator.corrected or telemetry
+        if self.mode in ARMED:
+            age_s = (telemetry.device_time_us - self._obeyed_us) * 1e-6
+            violation = self.monitor.check(corrected, estimate, self.mode, age_s)
+            if violation is not None and not (violation.action == limit.HOLD and self.mode == HOLD):
+                self._enforce(violation)
+        command = None if self.mode == TORQUE else self._own_command(corrected, estimate)
+        return Tick(estimate, corrected, command, self.mode)
+
+    def _restarted(self) -> None:
+        # Ages in device time mean nothing across a restart.
+        self._speed = (0.0, 0.0, -math.inf)
+        self._authority.forget()
+        self._arming, self._flags, self._damp_until_us = False, CommandFlag.DISARM, 0
+        if self.mode in ARMED:
+            self.latch("the microcontroller was reset")
 
     def _check_firmware(self, telemetry: Telemetry) -> None:
-        if self.mode in (BALANCE, TORQUE):
+        if self.mode in ARMED:
             if telemetry.faults:
                 self.latch(f"firmware latched {describe(telemetry.faults)}")
             elif not telemetry.status & Status.ARMED:
                 self.latch("firmware is not armed any more: it was reset, or something else disarmed it")
         elif self._arming and telemetry.status & Status.ARMED and not telemetry.faults:
             self._arming, self._flags = False, NO_FLAGS
-            self._estimator.set_origin()
-            self._estimate = self._estimator.update(telemetry)
+            self.estimator.set_origin()
+            self._estimate = self.estimator.update(telemetry)
             self._balancer.take_over(self._estimate)
+            self.monitor.start()
             self._noise, self._stopping = 0.0, False
-            self._change(BALANCE, "armed")
+            self._change(BALANCE, f"armed{self._bias_note}")
 
-    def _check_commander(self, estimate: Estimate) -> None:
-        limits = self.limits
-        age_s = (self.device_time_us - self._obeyed_us) * 1e-6
-        distance = abs(estimate.x_m - self._start_x_m)
-        if age_s > limits.staleness_s + 1e-9:
-            self._hand_back(f"no fresh torque for {age_s * 1e3:.0f} ms")
-        elif abs(estimate.theta_rad) > limits.tilt_rad:
-            self._hand_back(f"pitch {estimate.theta_rad:+.2f} rad is beyond {limits.tilt_rad} rad")
-        elif abs(estimate.v_mps) > limits.speed_mps:
-            self._hand_back(f"speed {estimate.v_mps:+.2f} m/s is beyond {limits.speed_mps} m/s")
-        elif distance > limits.distance_m:
-            self._hand_back(f"{distance:.2f} m from where it took command, limit {limits.distance_m} m")
+    def _enforce(self, violation: limit.Violation) -> None:
+        self.monitor.hit(violation.limit)
+        if violation.action == limit.HOLD:
+            self.hand_backs += self.mode == TORQUE
+            self._take_back(HOLD, violation.reason)
+        else:
+            self.latch(violation.reason, damped=violation.action == limit.DAMP)
 
-    def _own_command(self, estimate: Estimate) -> Command:
-        if self.mode != BALANCE:
+    def _own_command(self, telemetry: Telemetry, estimate: Estimate) -> Command:
+        if self._damp_until_us and telemetry.device_time_us >= self._damp_until_us:
+            self._damp_until_us, self._flags = 0, CommandFlag.DISARM
+        if self._damp_until_us:
+            gain = self.limits.damping_nms
+            left, right = telemetry.sensors.wheel_vel_radps
+            return self._send((-gain * left, -gain * right))
+        if self.mode not in ARMED:
             return self.zero()
         dt = self.robot.interface.dt_s
-        v, yaw_rate, set_us = self._speed
-        if self._stopping or (self.device_time_us - set_us) * 1e-6 > self.limits.command_timeout_s:
-            v, yaw_rate = 0.0, 0.0
+        v, yaw_rate = self._wanted_speed()
         common = self._balancer.torque(estimate, v)
         torque_nm = self._exploration.share * self.robot.balance.exploration_nm
-        if torque_nm > 0:
+        if torque_nm > 0 and self.mode == BALANCE:
             keep = math.exp(-dt / self.robot.balance.exploration_time_s)
             self._noise = keep * self._noise + math.sqrt(1 - keep * keep) * float(self._rng.standard_normal())
             common += torque_nm * self._peaked(self._noise)
         return self._command(common, yaw_torque(estimate, yaw_rate))
+
+    def _wanted_speed(self) -> tuple[float, float]:
+        v, yaw_rate, set_us = self._speed
+        stale = (self.device_time_us - set_us) * 1e-6 > self.limits.command_timeout_s
+        return (0.0, 0.0) if self.mode == HOLD or self._stopping or stale else (v, yaw_rate)
 
     def _peaked(self, normal: float) -> float:
         """Give normal noise its tail; for z normal, z + t z³ has variance 1 + 6 t + 15 t²."""
@@ -170,18 +215,36 @@ class DriverCore:
         return (normal + tail * normal**3) / math.sqrt(1 + 6 * tail + 15 * tail * tail)
 
     def _command(self, common_nm: float, yaw_nm: float) -> Command:
-        limit = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
+        cap = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
+        if abs(common_nm) > cap:
+            self.monitor.hit("torque")
+        return self._send(wheel_torques(common_nm, yaw_nm, cap))
+
+    def _send(self, torques_nm: tuple[float, float]) -> Command:
+        cap = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
+        step = self.limits.torque_rate_nmps * self.robot.interface.dt_s
+        left, right = (
+            max(last - step, min(last + step, max(-cap, min(cap, wanted))))
+            for last, wanted in zip(self.sent_nm, torques_nm, strict=True)
+        )
+        if max(abs(left - torques_nm[0]), abs(right - torques_nm[1])) > 1e-9:
+            self.monitor.hit("torque rate")
+        self.sent_nm = (left, right)
         self._sequence += 1
-        body = self.robot.body
-        torques = wheel_torques(common_nm, yaw_nm, limit)
-        return Command(self._sequence, torques, (body.thigh_rad, body.shin_rad), self._flags)
+        return Command(self._sequence, self.calibration.to_motors(left, right), self.posture.step(), self._flags)
 
     def zero(self) -> Command:
         """Return a command of zero torque with the flags of the present mode."""
-        return self._command(0.0, 0.0)
+        self.sent_nm = (0.0, 0.0)
+        self._sequence += 1
+        angles = self.posture.angles_rad(self.posture.height_m)
+        return Command(self._sequence, (0.0, 0.0), angles, self._flags)
 
     def on_speed(self, v_mps: float, yaw_rate_radps: float) -> None:
-        """Take a speed command for the driver's balance; not-a-number counts as zero."""
+        """Take a speed and yaw rate; the speed is for the driver's balance, steering acts under a commander too.
+
+        What is not a number counts as zero.
+        """
         limits = self.limits
         v = max(-limits.speed_command_mps, min(limits.speed_command_mps, v_mps)) if math.isfinite(v_mps) else 0.0
         yaw = yaw_rate_radps if math.isfinite(yaw_rate_radps) else 0.0
@@ -191,29 +254,51 @@ class DriverCore:
             # After a hand-back the robot stops until the operator has let go of the stick once.
             self._stopping = False
 
-    def on_torque(self, torque_nm: float, observed_us: int, interface_hash: str) -> Command | None:
+    def on_torque(self, torque_nm: float, observed_us: int, interface_hash: str, source: str = "") -> Command | None:
         """Take a commander's common torque that answers the observation of device time `observed_us`.
 
-        Returns the command to send, or None where it does not count: another mode, another interface, an old
-        observation. NaN, infinity or an empty message (given here as NaN) hands the robot back to balance.
+        Returns the command to send, or None where it does not count: another mode, another commander, another
+        interface, an old observation. NaN, infinity or an empty message (given here as NaN) ends the command.
+
+        Args:
+            torque_nm: of one wheel, both alike.
+            observed_us: device time of the answered observation, negative where it is none of this driver's.
+            interface_hash: that the commander works for.
+            source: tells publishers apart.
         """
         problem = ""
         if interface_hash != self.robot.interface.hash:
             problem = f"torque for interface {interface_hash!r}, this robot is {self.robot.interface.hash}"
         elif not math.isfinite(torque_nm):
             problem = "the commander gave the robot back, or sent a torque that is not a number"
-        self._offer = (problem, self.device_time_us)
+        obeyed = self._authority.offer(source, problem, self.device_time_us)
         if self.mode != TORQUE or self._estimate is None:
+            return None
+        if not obeyed:
+            self.commands_rejected += 1
             return None
         if problem:
             self.commands_rejected += 1
-            self._hand_back(problem)
+            self._enforce(limit.Violation("not a number", self.limits.nan_action, problem))
             return None
         if not self._obeyed_us < observed_us <= self.device_time_us:
             self.commands_rejected += 1
             return None
         self._obeyed_us = observed_us
-        return self._command(torque_nm, yaw_torque(self._estimate, 0.0))
+        return self._command(torque_nm, yaw_torque(self._estimate, self._wanted_speed()[1]))
+
+    @property
+    def publishers(self) -> tuple[str, ...]:
+        """What tells the publishers of torque apart that were heard so far."""
+        return self._authority.heard
+
+    @property
+    def intruders(self) -> dict[str, int]:
+        """Names of publishers whose torque was refused because another one is in command, with how often."""
+        return {self._name(source): count for source, count in self._authority.refused.items()}
+
+    def _name(self, source: str) -> str:
+        return self.publisher_names.get(source) or source[:8] or "unknown"
 
     def arm(self) -> None:
         """Ask the firmware to arm; balance takes command once it says so.
@@ -225,56 +310,108 @@ class DriverCore:
             raise RefusedError("no telemetry yet: is the robot on and the port right?")
         if self.mode != DISARMED:
             raise RefusedError(f"mode is {self.mode} ({self.reason}): disarm first")
+        if not limit.finite(self._estimate):
+            raise RefusedError("a sensor sends what is not a number: look at /imu and /joint_states")
         if not abs(self._estimate.theta_rad) <= self.limits.arm_rad:
             raise RefusedError(
                 f"pitch is {self._estimate.theta_rad:+.2f} rad: "
                 f"hold the robot upright, within {self.limits.arm_rad} rad"
             )
+        sensors = self._telemetry.sensors
+        if sensors.battery_v < self.limits.voltage_v and self.limits.voltage_action != limit.OFF:
+            raise RefusedError(f"{sensors.battery_v:.1f} V is below {self.limits.voltage_v} V: charge the battery")
+        if max(sensors.temperatures_c) > self.limits.temperature_c and self.limits.temperature_action != limit.OFF:
+            raise RefusedError(
+                f"{max(sensors.temperatures_c):.0f} °C is above {self.limits.temperature_c} °C: let it cool"
+            )
         if self._telemetry.faults:
             raise RefusedError(f"firmware reports {describe(self._telemetry.faults)}: disarm first")
+        problem = self.estimator.measure_bias()
+        self._bias_note = f", gyro bias not measured: {problem}" if problem else ""
+        self.posture.start_from(sensors.leg_pos_rad)
+        self._damp_until_us = 0
         self._arming, self._flags = True, CommandFlag.ARM
 
     def disarm(self, reason: str = "disarmed by request") -> None:
         """Zero torque, and clear what is latched; works in every state."""
-        self._arming, self._flags = False, CommandFlag.DISARM
+        self._arming, self._flags, self._damp_until_us = False, CommandFlag.DISARM, 0
+        self._authority.release()
         self._change(DISARMED, reason)
 
     def estop(self) -> None:
-        """Zero torque now, latched until disarmed."""
+        """Zero torque now, latched until disarmed; works in every state."""
         self.latch("emergency stop")
+
+    def lost(self, reason: str) -> None:
+        """No link to the robot any more: its firmware stops by itself, and nothing arms it again without being asked."""
+        self._arming, self._damp_until_us = False, 0
+        if self.mode in ARMED:
+            self.latch(reason)
+        self._flags = CommandFlag.DISARM
+        self._telemetry = self._estimate = None
+
+    def move_to(self, height_m: float) -> None:
+        """Raise or lower the body; hips above the axle, m.
+
+        Raises:
+            RefusedError: the driver's balance is not in command, or this height is none that the legs take up.
+        """
+        if self.mode != BALANCE:
+            raise RefusedError(
+                f"mode is {self.mode} ({self.reason}): the legs move only while the driver balances at your command"
+            )
+        low, high = self.posture.lowest_m, self.posture.standing_m
+        if not low - 1e-6 <= height_m <= high + 1e-6:
+            raise RefusedError(f"height {height_m:.3f} m is out of reach: between {low:.3f} and {high:.3f} m")
+        self.posture.goal_m = max(low, min(high, height_m))
 
     def torque_mode(self, on: bool) -> None:
         """Give command to the commander on /wheel_torque, or take it back.
 
         Raises:
-            RefusedError: the driver's balance is not in command, or no commander offers torque that could be obeyed.
+            RefusedError: the driver's balance is not in command, or no single commander offers torque to obey.
         """
         if not on:
             if self.mode == TORQUE:
-                self._hand_back("by request", counts=False)
+                self._take_back(BALANCE, "by request")
             return
         if self.mode != BALANCE or self._estimate is None:
-            raise RefusedError(f"mode is {self.mode} ({self.reason}): arm and let the driver balance first")
-        problem, offered_us = self._offer
-        if self.device_time_us - offered_us > self.limits.staleness_s * 1e6:
+            first = "disarm, then arm" if self.mode == HOLD else "arm and let the driver balance first"
+            raise RefusedError(f"mode is {self.mode} ({self.reason}): {first}")
+        if not self.posture.standing:
+            raise RefusedError("policies are made for the standing posture: stand up first")
+        offers = self._authority.fresh(self.device_time_us)
+        if not offers:
             raise RefusedError("nobody answers observations on /wheel_torque: is a policy node running?")
+        if len(offers) > 1:
+            names = ", ".join(sorted(map(self._name, offers)))
+            raise RefusedError(f"{len(offers)} publishers answer on /wheel_torque ({names}): stop all but one")
+        ((source, problem),) = offers.items()
         if problem:
             raise RefusedError(f"what comes on /wheel_torque cannot be obeyed: {problem}")
+        self._authority.grant(source)
         self._obeyed_us = self.device_time_us
-        self._start_x_m = self._estimate.x_m
         self._change(TORQUE, "by request")
 
-    def _hand_back(self, reason: str, counts: bool = True) -> None:
+    def intrusion(self, who: str) -> None:
+        """Somebody else publishes torque, and this middleware cannot tell whose message is whose."""
+        if self.mode == TORQUE:
+            self._enforce(limit.Violation("authority", limit.HOLD, f"more than one publisher on /wheel_torque: {who}"))
+
+    def _take_back(self, mode: str, reason: str) -> None:
         assert self._estimate is not None
-        self.hand_backs += counts
         self._balancer.take_over(self._estimate)
+        self._authority.release()
         self._stopping = True
         self._noise = 0.0
-        self._change(BALANCE, reason)
+        self._change(mode, reason)
 
-    def latch(self, reason: str) -> None:
-        """Zero torque until disarmed, for this reason."""
-        self._arming, self._flags = False, CommandFlag.DISARM
+    def latch(self, reason: str, damped: bool = False) -> None:
+        """Zero torque until disarmed, for this reason; where `damped`, the wheels are first slowed down."""
+        self._arming = False
+        self._authority.release()
+        self._damp_until_us = self.device_time_us + DAMPING_US if damped and self.mode in ARMED else 0
+        self._flags = NO_FLAGS if self._damp_until_us else CommandFlag.DISARM
         self._change(FAULT, reason)
 
     def _change(self, mode: str, reason: str) -> None:

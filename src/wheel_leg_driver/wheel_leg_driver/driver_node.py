@@ -10,53 +10,57 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import BatteryState, Imu, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
-from h2o_control.clock import ClockMap
+from h2o_control.clock import ClockMap, WallStamp
 from h2o_control.errors import UserError
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, value
-from h2o_control.realtime import prioritise
-from wheel_leg_driver.core import DriverCore, Exploration, Limits, RefusedError, describe
-from wheel_leg_driver.link import PortError, SerialLink
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.realtime import REALTIME_PARAMETERS, make_real_time
+from wheel_leg_driver.backend import SERIAL, Backend, PortError, connect
+from wheel_leg_driver.calibration import load_calibration
+from wheel_leg_driver.core import DriverCore, Exploration, RefusedError
+from wheel_leg_driver.diagnostics import Reporter
+from wheel_leg_driver.estimator import Estimator
+from wheel_leg_driver.limits import Limits
 from wheel_leg_driver.messages import Messages
 from wheel_leg_driver.protocol import Telemetry
 from wheel_leg_driver.robot import Robot, load_robot
+from wheel_leg_driver.timing import Timing
 
-_LIMITS = Limits()
 PARAMETERS = (
     Parameter("robot", "ideal", "robot description: a name in config/robots or the path of a file"),
-    Parameter("port", "/dev/ttyACM0", "serial port of the robot"),
-    Parameter("port_wait_s", 0.0, "how long the port may take to appear, s", 0.0, 60.0),
+    Parameter("port", "/dev/ttyACM0", "serial port of the robot: a path, or usb:SERIAL_NUMBER of its USB device"),
+    Parameter("port_wait_s", 0.0, "how long the port may take to appear at first, s", 0.0, 60.0),
+    Parameter("backend", SERIAL, "class that talks to the hardware, module:Class or file.py:Class"),
+    Parameter("calibration", "", "file that h2o-robot calibrate wrote for this very robot; empty corrects nothing"),
+    Parameter("attitude", "imu", "imu takes the attitude from the IMU's own filter, complementary computes it here"),
+    Parameter("attitude_time_constant_s", 2.0, "of the complementary filter, s", 0.05, 60.0),
     Parameter("auto_activate", False, "configure and activate at start; it still never arms by itself"),
-    Parameter("priority", 0, "SCHED_FIFO priority, 0 for none", 0, 99),
-    Parameter("fall_rad", _LIMITS.fall_rad, "pitch that counts as fallen: zero torque, latched, rad", 0.1, 1.5),
-    Parameter("tilt_rad", _LIMITS.tilt_rad, "pitch at which a commander loses command to balance, rad", 0.05, 1.5),
-    Parameter("speed_mps", _LIMITS.speed_mps, "speed at which a commander loses command, m/s", 0.1, 5.0),
-    Parameter("distance_m", _LIMITS.distance_m, "distance at which a commander loses command, m", 0.1, 1000.0),
-    Parameter("staleness_s", _LIMITS.staleness_s, "age of torque at which a commander loses command, s", 0.005, 0.029),
-    Parameter(
-        "torque_nm", _LIMITS.torque_nm, "largest torque of one wheel, within the robot's own limit, Nm", 0.0, 1000.0
-    ),
-    Parameter("command_timeout_s", _LIMITS.command_timeout_s, "age at which /cmd_vel counts as zero, s", 0.05, 5.0),
-    Parameter("arm_rad", _LIMITS.arm_rad, "largest pitch at which arming is granted, rad", 0.01, 0.5),
-    Parameter("speed_command_mps", _LIMITS.speed_command_mps, "largest speed taken from /cmd_vel, m/s", 0.0, 5.0),
-    Parameter(
-        "yaw_rate_command_radps", _LIMITS.yaw_rate_command_radps, "largest yaw rate from /cmd_vel, rad/s", 0.0, 10.0
+    *REALTIME_PARAMETERS,
+    *(
+        Parameter(f.name, f.default, f.metadata["description"], f.metadata.get("low"), f.metadata.get("high"))
+        for f in dataclasses.fields(Limits)
     ),
     Parameter("exploration", 0.0, "random torque added to balance, as a share of what the robot's file says", 0.0, 2.0),
     Parameter("seed", 0, "seed of that torque"),
 )
-#: Without telemetry for this long the link counts as lost, in host time.
-SILENCE_S = 0.25
+#: Without telemetry for this long the robot counts as gone, in host time; its firmware has stopped long before.
+SILENCE_S = 0.1
+#: How often a port that is gone is looked for.
+RETRY_S = 0.05
+#: How often the log says that something still lasts.
+REMIND_S = 10.0
+DIAGNOSTICS_S = 0.5
 
 
 class DriverNode(LifecycleNode):
@@ -69,23 +73,24 @@ class DriverNode(LifecycleNode):
         self._error: UserError | None = None
         self._lock = threading.Lock()
         self._core: DriverCore | None = None
-        self._link: SerialLink | None = None
+        self._link: Backend | None = None
         self._thread: threading.Thread | None = None
         self._running = False
         self._clock_map = ClockMap()
+        self._wall = WallStamp()
+        self._timing = Timing(1.0)
+        self._reporter = Reporter()
         self._messages = Messages()
         # The executor's thread has messages of its own: the control thread refills the others meanwhile.
         self._answers = Messages()
-        self._recent: deque[tuple[int, int]] = deque(maxlen=64)
+        # Stamp, device time, and when it was read and published on the monotonic clock.
+        self._recent: deque[tuple[int, int, float, float]] = deque(maxlen=64)
         self._published_mode = ""
         self._telemetry: Telemetry | None = None
-        self._frames = 0
-        self._skipped = 0
-        self._loop_ms: deque[float] = deque(maxlen=1000)
+        self._stop_latched = False
         declare(self, PARAMETERS)
         # The control thread inherits this.
-        refused = prioritise(value(self, "priority"))
-        if refused:
+        for refused in make_real_time(self):
             self.get_logger().warning(refused)
         self._join_graph()
         if value(self, "auto_activate"):
@@ -105,47 +110,67 @@ class DriverNode(LifecycleNode):
         self._interface = self.create_publisher(String, topics.INTERFACE, LATCHED_QOS)
         self.create_subscription(TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
         self.create_subscription(JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
-        self.create_service(Trigger, topics.ARM, lambda _, answer: self._request(DriverCore.arm, answer))
-        self.create_service(Trigger, topics.DISARM, lambda _, answer: self._request(DriverCore.disarm, answer))
-        self.create_service(Trigger, topics.ESTOP, lambda _, answer: self._request(DriverCore.estop, answer))
+        self.create_subscription(Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
+        self.create_subscription(Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
+        requests: dict[str, Callable[[DriverCore], None]] = {
+            topics.ARM: DriverCore.arm,
+            topics.STAND_UP: lambda core: core.move_to(core.posture.standing_m),
+            topics.SIT_DOWN: lambda core: core.move_to(core.posture.lowest_m),
+        }
+        for name, act in requests.items():
+            self.create_service(Trigger, name, lambda _, answer, act=act: self._request(act, answer))
+        self.create_service(Trigger, topics.DISARM, lambda _, answer: self._disarm(answer))
+        self.create_service(Trigger, topics.ESTOP, lambda _, answer: self._estop(answer))
         self.create_service(
             SetBool,
             topics.TORQUE_MODE,
-            lambda ask, answer: self._request(lambda core: core.torque_mode(ask.data), answer),
+            lambda ask, answer: self._request(lambda core: self._torque_mode(core, ask.data), answer),
         )
-        self.create_timer(0.5, self._publish_diagnostics)
+        steady_timer(self, DIAGNOSTICS_S, self._report)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the robot's description and say which interface it has."""
         try:
-            robot = load_robot(value(self, "robot"))
+            self._core = self._new_core(load_robot(value(self, "robot")))
         except UserError as error:
             return self._fail(error)
-        self._core = self._new_core(robot)
-        self._interface.publish(String(data=robot.interface.to_json()))
+        self._interface.publish(String(data=self._core.robot.interface.to_json()))
         return TransitionCallbackReturn.SUCCESS
 
     def _new_core(self, robot: Robot) -> DriverCore:
         limits = Limits(**{f.name: value(self, f.name) for f in dataclasses.fields(Limits)})
         explore = Exploration(value(self, "exploration"), value(self, "seed"))
-        return DriverCore(robot, limits, explore)
+        calibration = load_calibration(value(self, "calibration"), robot.name)
+        estimator = Estimator(
+            robot.interface.wheel_radius_m,
+            calibration,
+            robot.interface.rate_hz,
+            value(self, "attitude"),
+            value(self, "attitude_time_constant_s"),
+        )
+        return DriverCore(robot, limits, explore, calibration, estimator)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the port and start the control thread; the robot stays disarmed."""
+        """Open the port, or begin to wait for it, and start the control thread; the robot stays disarmed."""
         assert self._core is not None
-        port = value(self, "port")
+        port, wait_s = value(self, "port"), value(self, "port_wait_s")
         try:
-            link = SerialLink(port, value(self, "port_wait_s"))
+            # Nothing of an earlier activation is carried over, least of all a wish to arm.
+            core = self._new_core(self._core.robot)
+            link = self._try_connect(core) if wait_s > 0 else connect(value(self, "backend"), port, core.robot)
         except UserError as error:
             return self._fail(error)
-        # Nothing of an earlier activation is carried over, least of all a wish to arm.
-        self._core, self._link = self._new_core(self._core.robot), link
-        self._wall_offset_ns = time.time_ns() - time.monotonic_ns()
-        self._clock_map = ClockMap()
+        if self._stop_latched:
+            core.latch("emergency stop")
+        self._core, self._link = core, link
+        self._wall = WallStamp()
+        self._clock_map, self._timing, self._reporter = ClockMap(), Timing(core.robot.interface.dt_s), Reporter()
+        for name in core.limits.switched_off:
+            self.get_logger().warning(f"limit {name!r} is switched off")
         self._running = True
-        self._thread = threading.Thread(target=self._control, name="control", daemon=True)
+        self._thread = threading.Thread(target=self._control, args=(wait_s,), name="control", daemon=True)
         self._thread.start()
-        self.get_logger().info(f"robot {self._core.robot.name!r} on {port}: disarmed, waiting to be armed")
+        self.get_logger().info(f"robot {core.robot.name!r} on {port}: not armed, waiting to be")
         self._publish_mode()
         return TransitionCallbackReturn.SUCCESS
 
@@ -170,8 +195,9 @@ class DriverNode(LifecycleNode):
         if self._thread is not None:
             self._thread.join(timeout=1.0)
             self._thread = None
-        if self._link is not None and self._core is not None:
+        if self._core is not None:
             self._core.disarm("driver stopped")
+        if self._link is not None and self._core is not None:
             try:
                 for command in (self._core.zero(), self._core.zero()):
                     self._link.send(command)
@@ -179,7 +205,7 @@ class DriverNode(LifecycleNode):
                 self.get_logger().warning(f"could not send the last disarm ({error}); the firmware's watchdog acts")
             self._link.close()
             self._link = None
-            self._publish_mode()
+        self._publish_mode()
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
         self._error = error
@@ -188,75 +214,134 @@ class DriverNode(LifecycleNode):
 
     # The control thread: everything between a telemetry frame and the command that answers it.
 
-    def _control(self) -> None:
-        """Run the loop; whatever ends it unasked ends the node, and the firmware is told to disarm."""
+    def _control(self, wait_s: float) -> None:
+        """Serve the robot, and look for it again when it is gone; what ends this unasked ends the node, disarmed."""
         try:
-            self._loop()
-        except PortError as error:
-            self._give_up(f"link lost: {error}", 1)
+            first_s = time.monotonic()
+            while self._running:
+                if self._link is None:
+                    patience_s = wait_s - (time.monotonic() - first_s) if self._timing.ticks == 0 else math.inf
+                    self._reconnect(patience_s)
+                    continue
+                try:
+                    self._serve(self._link)
+                except PortError as error:
+                    self._lose(error)
+        except UserError as error:
+            self._give_up(str(error), 2)
         except Exception as error:
             # A thread that dies in silence would leave a robot that the rest of the node believes to be balanced.
             self._give_up(f"internal error: {type(error).__name__}: {error}", 70)
             raise
 
     def _give_up(self, reason: str, exit_code: int) -> None:
-        assert self._core is not None
-        self.get_logger().fatal(f"{reason}; stopping")
+        self.get_logger().error(reason)
         with self._lock:
+            assert self._core is not None
             self._core.disarm(reason)
         self._publish_mode()
         self.exit_code, self.finished = exit_code, True
 
-    def _loop(self) -> None:
-        assert self._link is not None and self._core is not None
+    def _try_connect(self, core: DriverCore) -> Backend | None:
+        try:
+            return connect(value(self, "backend"), value(self, "port"), core.robot)
+        except PortError:
+            return None
+
+    def _reconnect(self, patience_s: float) -> None:
+        """Try once; raises PortError when patience is at its end."""
+        assert self._core is not None
+        try:
+            link = connect(value(self, "backend"), value(self, "port"), self._core.robot)
+        except PortError as error:
+            if patience_s <= 0:
+                raise
+            self.get_logger().warning(f"waiting: {error}", throttle_duration_sec=REMIND_S)
+            time.sleep(RETRY_S)
+            return
+        with self._lock:
+            self._clock_map = ClockMap()
+            self._recent.clear()
+            self._timing.relinked()
+            self._link = link
+        self.get_logger().info(f"connected to {value(self, 'port')}: {self._core.mode}")
+
+    def _lose(self, error: PortError) -> None:
+        with self._lock:
+            assert self._core is not None
+            link, self._link = self._link, None
+            self._core.lost(f"link lost: {error}")
+        if link is not None:
+            link.close()
+        self.get_logger().error(f"{error}; looking for it until it is back")
+        self._publish_mode()
+
+    def _serve(self, link: Backend) -> None:
+        """Answer frames until stopped; raises PortError where the link is lost."""
+        core, timing = self._core, self._timing
+        assert core is not None
+        period_s = core.robot.interface.dt_s
         heard_s = time.monotonic()
+        # When the next frame should be here, by the schedule of the frames themselves: a late one moves no later one.
+        due_s = heard_s + SILENCE_S
         silent = False
         # Whatever an earlier driver left behind is disarmed before anything else; it also starts lock-step.
         with self._lock:
-            self._link.send(self._core.zero())
+            link.send(core.zero())
         while self._running:
-            frames = self._link.receive()
+            frames = link.receive(due_s + period_s)
             now = time.monotonic()
             if frames:
                 heard_s, silent = now, False
-                self._skipped += len(frames) - 1
+                timing.skipped_frames += len(frames) - 1
                 for frame in frames[:-1]:
-                    self._tick(frame, now, newest=False)
-                self._tick(frames[-1], now, newest=True)
-            elif now - heard_s > SILENCE_S and not silent:
+                    self._tick(link, frame, now, newest=False)
+                due_s = self._tick(link, frames[-1], now, newest=True) + period_s
+                continue
+            timing.deadline_misses += timing.ticks > 0 and not silent
+            due_s = max(due_s + period_s, now - period_s)
+            if now - heard_s > SILENCE_S and not silent:
                 silent = True
-                why = f"; last dropped frame: {self._link.last_error}" if self._link.frame_errors else ""
+                why = f"; last dropped frame: {link.last_error}" if link.last_error else ""
                 self.get_logger().error(f"no telemetry for {now - heard_s:.2f} s{why}")
                 with self._lock:
-                    if self._core.mode != topics.DISARMED:
-                        self._core.latch("no telemetry")
+                    core.lost(f"no telemetry for {now - heard_s:.2f} s")
                 self._publish_mode()
+            if silent:
+                due_s = now + SILENCE_S
+                with self._lock:
+                    # A microcontroller that was reset in lock-step waits to be spoken to.
+                    link.send(core.zero())
 
-    def _tick(self, telemetry: Telemetry, arrived_s: float, newest: bool) -> None:
-        assert self._core is not None and self._link is not None
+    def _tick(self, link: Backend, telemetry: Telemetry, arrived_s: float, newest: bool) -> float:
+        """Answer one frame; returns when it was sampled, on the monotonic clock."""
+        assert self._core is not None
         host_s = self._clock_map.to_host(telemetry.device_time_us, arrived_s)
-        stamp_ns = int(host_s * 1e9) + self._wall_offset_ns
-        stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+        stamp_ns = self._wall.from_monotonic(host_s)
+        self._timing.arrived(telemetry, arrived_s, host_s)
         with self._lock:
             self._telemetry = telemetry
-            self._recent.append((stamp_ns, telemetry.device_time_us))
             tick = self._core.on_telemetry(telemetry)
             command = tick.command if newest else None
+            sent_nm = self._core.sent_nm
             if command is not None:
-                self._link.send(command)
-        self._frames += 1
+                link.send(command)
+                now = time.monotonic()
+                self._timing.written(command.sequence, telemetry.device_time_us, arrived_s, arrived_s, now)
+            self._recent.append((stamp_ns, telemetry.device_time_us, arrived_s, time.monotonic()))
         messages = self._messages
-        messages.fill(stamp, telemetry, tick.estimate)
+        stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+        messages.fill(stamp, telemetry, tick.telemetry, tick.estimate)
         # The observation goes first: a commander is waiting for it.
         self._odom.publish(messages.odom)
         if command is not None:
-            self._loop_ms.append((time.monotonic() - arrived_s) * 1e3)
-            self._command.publish(messages.fill_command(stamp, command, tick.mode))
+            self._command.publish(messages.fill_command(stamp, sent_nm, tick.mode))
         self._joints.publish(messages.joints)
         self._imu.publish(messages.imu)
         if telemetry.sequence % 20 == 0:
             self._battery.publish(messages.battery)
         self._publish_mode()
+        return host_s
 
     def _publish_mode(self) -> None:
         if self._core is None:
@@ -274,32 +359,63 @@ class DriverNode(LifecycleNode):
             if self._core is not None:
                 self._core.on_speed(message.twist.linear.x, message.twist.angular.z)
 
-    def _on_torque(self, message: JointState) -> None:
+    def _on_height(self, message: Float64) -> None:
+        self._request(lambda core: core.move_to(message.data), Trigger.Response())
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data:
+            self._estop(Trigger.Response())
+
+    def _on_torque(self, message: JointState, info: dict[str, Any]) -> None:
+        heard_s = time.monotonic()
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         torque = sum(message.effort) / 2 if len(message.effort) == 2 else math.nan
+        source = publisher_of(info)
         with self._lock:
-            if self._core is None or self._link is None:
+            core, link = self._core, self._link
+            if core is None or link is None:
                 return
-            observed_us = next((device for stamp, device in reversed(self._recent) if stamp == stamp_ns), -1)
-            command = self._core.on_torque(torque, observed_us, message.header.frame_id)
+            _, observed_us, arrived_s, published_s = next(
+                (entry for entry in reversed(self._recent) if entry[0] == stamp_ns), (0, -1, heard_s, heard_s)
+            )
+            command = core.on_torque(torque, observed_us, message.header.frame_id, source)
             if command is None:
                 return
             try:
-                self._link.send(command)
-            except PortError as error:
-                self.get_logger().error(str(error))
+                link.send(command)
+            except PortError:
+                # The control thread meets the same, says so and looks for the port.
                 return
-            host_ns = time.monotonic_ns() + self._wall_offset_ns
-            self._loop_ms.append((host_ns - stamp_ns) * 1e-6)
-        self._command.publish(self._answers.fill_command(message.header.stamp, command, topics.TORQUE))
+            now = time.monotonic()
+            self._timing.turnaround.add(heard_s - published_s)
+            self._timing.written(command.sequence, observed_us, arrived_s, heard_s, now)
+            sent_nm = core.sent_nm
+        self._command.publish(self._answers.fill_command(message.header.stamp, sent_nm, topics.TORQUE))
+
+    def _torque_mode(self, core: DriverCore, on: bool) -> None:
+        others = self._name_publishers(core)
+        if on and len(others) > 1 and "" in core.publishers:
+            # This middleware does not say who sent a message.
+            raise RefusedError(f"more than one publisher on /wheel_torque ({', '.join(others)}): stop all but one")
+        core.torque_mode(on)
+
+    def _name_publishers(self, core: DriverCore) -> list[str]:
+        """Return the names of the nodes that publish torque, and let the core know them."""
+        found = self.get_publishers_info_by_topic(self.resolve_topic_name(topics.WHEEL_TORQUE))
+        names = {bytes(p.endpoint_gid)[:16].hex(): f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in found}
+        core.publisher_names.update(names)
+        return sorted(names.values())
 
     def _request(self, act: Callable[[DriverCore], None], answer: Trigger.Response) -> Trigger.Response:
         with self._lock:
             try:
-                if self._core is None or self._link is None:
+                if self._core is None or not self._running:
                     raise RefusedError("the driver is not active: no port is open and the robot is disarmed")
+                if self._link is None:
+                    raise RefusedError(f"no connection to {value(self, 'port')}: plug the robot in and switch it on")
                 act(self._core)
                 answer.success = True
+                answer.message = f"{self._core.mode}: {self._core.reason}"
             except RefusedError as error:
                 answer.success = False
                 answer.message = str(error)
@@ -307,46 +423,61 @@ class DriverNode(LifecycleNode):
         self._publish_mode()
         return answer
 
-    def _publish_diagnostics(self) -> None:
-        core, telemetry = self._core, self._telemetry
+    def _estop(self, answer: Trigger.Response) -> Trigger.Response:
+        """Stop in every state: an inactive driver remembers it and is not armed before somebody disarms."""
+        with self._lock:
+            self._stop_latched = True
+            if self._core is not None:
+                self._core.estop()
+                self._send_zero(self._core)
+        answer.success, answer.message = True, "stopped: zero torque until disarm"
+        self._publish_mode()
+        return answer
+
+    def _disarm(self, answer: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            self._stop_latched = False
+            if self._core is not None:
+                self._core.disarm()
+                self._send_zero(self._core)
+        answer.success, answer.message = True, "disarmed"
+        self._publish_mode()
+        return answer
+
+    def _send_zero(self, core: DriverCore) -> None:
+        """Do not wait for the next frame, which may not come."""
+        try:
+            if self._link is not None:
+                self._link.send(core.zero())
+        except PortError:
+            # The control thread meets the same, says so and looks for the port.
+            pass
+
+    def _report(self) -> None:
+        core = self._core
         if core is None:
             return
-        frames, self._frames = self._frames, 0
-        loop = sorted(self._loop_ms)
-        self._loop_ms.clear()
-        values = {
-            "mode": core.mode,
-            "reason": core.reason,
-            "telemetry rate (Hz)": f"{frames / 0.5:.0f}",
-            "frame errors": str(self._link.frame_errors if self._link else 0),
-            "last frame error": self._link.last_error if self._link else "",
-            "frames skipped": str(self._skipped),
-            "commands dropped": str(self._link.dropped_commands if self._link else 0),
-            "sensor to command, median (ms)": f"{loop[len(loop) // 2]:.2f}" if loop else "nan",
-            "sensor to command, max (ms)": f"{loop[-1]:.2f}" if loop else "nan",
-            "hand-backs": str(core.hand_backs),
-            "torques rejected": str(core.commands_rejected),
-            "pitch trim (rad)": f"{core.trim_rad:.4f}",
-        }
-        level = DiagnosticStatus.OK
-        if telemetry is not None:
-            values["battery (V)"] = f"{telemetry.sensors.battery_v:.2f}"
-            values["hottest (C)"] = f"{max(telemetry.sensors.temperatures_c):.1f}"
-            values["firmware faults"] = describe(telemetry.faults)
-        if core.mode == topics.FAULT:
-            level = DiagnosticStatus.ERROR
-        elif frames == 0:
-            level = DiagnosticStatus.STALE
-        status = DiagnosticStatus(
-            level=level,
-            name="wheel_leg_driver",
-            message=f"{core.mode}: {core.reason}",
-            hardware_id=core.robot.name,
-            values=[KeyValue(key=key, value=text) for key, text in values.items()],
+        others = self._name_publishers(core)
+        if len(others) > 1 and "" in core.publishers:
+            with self._lock:
+                core.intrusion(", ".join(others))
+            self._publish_mode()
+        if core.intruders:
+            self.get_logger().warning(
+                f"refused torque from {', '.join(core.intruders)}: another one is in command",
+                throttle_duration_sec=REMIND_S,
+            )
+        message = self._reporter.report(
+            time.monotonic(), core, self._timing, self._clock_map, self._link, self._telemetry, others
         )
-        message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def publisher_of(info: dict[str, Any]) -> str:
+    """Return what tells the sender of a message from others, hexadecimal; empty where the middleware does not say."""
+    data = (info.get("publisher_gid") or {}).get("data", b"")
+    return bytes(data)[:16].hex()
 
 
 def main() -> None:

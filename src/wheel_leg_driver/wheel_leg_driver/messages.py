@@ -11,7 +11,7 @@ from sensor_msgs.msg import BatteryState, Imu, JointState
 
 from h2o_control.topics import LEGS, WHEELS
 from wheel_leg_driver.estimator import Estimate
-from wheel_leg_driver.protocol import Command, Telemetry
+from wheel_leg_driver.protocol import Telemetry
 
 
 class Messages:
@@ -35,8 +35,8 @@ class Messages:
             present=True,
         )
 
-    def fill(self, stamp: Time, telemetry: Telemetry, estimate: Estimate) -> None:
-        """Fill odometry, IMU, joint states and battery from one telemetry frame."""
+    def fill(self, stamp: Time, raw: Telemetry, telemetry: Telemetry, estimate: Estimate) -> None:
+        """Fill odometry, IMU, joint states and battery from one frame: as it came, and as the calibration corrects it."""
         s = telemetry.sensors
         odom = self.odom
         odom.header.stamp = stamp
@@ -52,11 +52,12 @@ class Messages:
         twist.angular.z = estimate.yaw_rate_radps
         imu = self.imu
         imu.header.stamp = stamp
-        w, x, y, z = s.quaternion_wxyz
+        # As measured, in the sensor's own axes.
+        w, x, y, z = raw.sensors.quaternion_wxyz
         imu.orientation.w, imu.orientation.x, imu.orientation.y, imu.orientation.z = w, x, y, z
         rate, acceleration = imu.angular_velocity, imu.linear_acceleration
-        rate.x, rate.y, rate.z = s.gyro_radps
-        acceleration.x, acceleration.y, acceleration.z = s.accel_mps2
+        rate.x, rate.y, rate.z = raw.sensors.gyro_radps
+        acceleration.x, acceleration.y, acceleration.z = raw.sensors.accel_mps2
         self.joints.header.stamp = stamp
         self.joints.position = [*s.wheel_pos_rad, *s.leg_pos_rad]
         self.joints.velocity = [*s.wheel_vel_radps, *s.leg_vel_radps]
@@ -65,9 +66,9 @@ class Messages:
         self.battery.header.stamp = stamp
         self.battery.voltage = s.battery_v
 
-    def fill_command(self, stamp: Time, command: Command, mode: str) -> JointState:
-        """Fill what was sent to the firmware: stamp of the observation it answers, mode in command as frame_id."""
+    def fill_command(self, stamp: Time, torques_nm: tuple[float, float], mode: str) -> JointState:
+        """Fill what was sent, left and right as on the robot: stamp of the observation it answers, mode as frame_id."""
         self.command.header.stamp = stamp
         self.command.header.frame_id = mode
-        self.command.effort = [*command.torque_nm]
+        self.command.effort = [*torques_nm]
         return self.command

@@ -86,20 +86,20 @@ def make_plant(robot: Robot, seed: int) -> Plant:
     return plant
 
 
-def load_named(path: str) -> Callable[..., Any]:
-    """Return what "module:Name" or "file.py:Name" names, a plant's class for one.
+def load_named(path: str, what: str = "plant") -> Callable[..., Any]:
+    """Return what "module:Name" or "file.py:Name" names, a plant's class for one; errors call it `what`.
 
     Raises:
         ConfigError: it cannot be loaded.
     """
     source, sep, name = path.rpartition(":")
     if not sep:
-        raise ConfigError(f"plant path {path!r} must read module:Class or file.py:Class")
+        raise ConfigError(f"{what} path {path!r} must read module:Class or file.py:Class")
     try:
         module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
         found: Callable[..., Any] = getattr(module, name)
     except (ImportError, AttributeError, ValueError, OSError) as error:
-        raise ConfigError(f"cannot load plant {path!r}: {error}") from error
+        raise ConfigError(f"cannot load {what} {path!r}: {error}") from error
     return found
 
 

@@ -32,6 +32,7 @@ class Body:
         track_width_m: between the wheels' contact points.
         thigh_length_m, shin_length_m: leg links.
         thigh_rad, shin_rad: standing posture (hip and knee angle) held by the leg servos.
+        crouch_share: lowest height of the hips above the axle, as a share of the standing one; 1 keeps it standing.
     """
 
     body_mass_kg: float
@@ -47,6 +48,7 @@ class Body:
     shin_length_m: float = 0.234
     thigh_rad: float = 1.062
     shin_rad: float = -1.527
+    crouch_share: float = 0.65
 
     def __post_init__(self) -> None:
         for name in (
@@ -64,6 +66,8 @@ class Body:
         for name in ("armature_kgm2", "viscous_nms", "coulomb_nm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0.3 <= self.crouch_share <= 1.0:
+            raise ValueError(f"crouch_share must lie between 0.3 and 1, got {self.crouch_share}")
 
 
 @dataclass(frozen=True)
