@@ -4,23 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import math
 import os
 import select
 import signal
 import sys
 import time
-import tty
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 
 from h2o_control.errors import UserError
 from h2o_control.realtime import prioritise
-from wheel_leg_driver.firmware import SUBSTEP_US, Firmware
-from wheel_leg_driver.plant import make_plant
+from wheel_leg_driver.emulated_robot import EmulatedRobot
+from wheel_leg_driver.emulator_control import ControlServer, check_lockstep, control_socket
+from wheel_leg_driver.faults import describe_kinds, parse
+from wheel_leg_driver.firmware import SUBSTEP_US
+from wheel_leg_driver.pseudo_terminal import PseudoTerminal, pseudo_terminal
 from wheel_leg_driver.robot import load_robot
 
 DEFAULT_LINK = "/tmp/h2o_robot"
@@ -30,14 +29,17 @@ PATIENCE_S = 0.003
 LINGER_S = 0.7
 
 
-class Emulator:
-    """Serves one firmware on a pseudo-terminal, in real time or in lock-step with its client."""
+def links() -> tuple[str, str]:
+    """Where emulators appear unless told otherwise: that of the launch files in this ROS domain, and DEFAULT_LINK."""
+    folder, domain = os.environ.get("XDG_RUNTIME_DIR", "/tmp"), os.environ.get("ROS_DOMAIN_ID", "0")
+    return f"{folder}/h2o_robot_{domain}.tty", DEFAULT_LINK
 
-    def __init__(self, firmware: Firmware, master: int) -> None:
-        self._firmware = firmware
-        self._master = master
-        self._poll = select.poll()
-        self._poll.register(master, select.POLLIN)
+
+class Emulator:
+    """Serves one robot on a pseudo-terminal, in real time or in lock-step with its client."""
+
+    def __init__(self, robot: EmulatedRobot, terminal: PseudoTerminal, control: ControlServer) -> None:
+        self._robot, self._terminal, self._control = robot, terminal, control
         self._stop_at_s = math.inf
         self.slipped_s = 0.0
 
@@ -50,21 +52,11 @@ class Emulator:
         return time.monotonic() >= self._stop_at_s
 
     def _read(self, timeout_s: float) -> bytes:
-        if not self._poll.poll(max(0.0, timeout_s * 1e3)):
-            return b""
-        try:
-            return os.read(self._master, 4096)
-        except OSError:
-            # No client has the other end open.
-            time.sleep(min(timeout_s, 0.001))
-            return b""
-
-    def _write(self, frame: bytes) -> None:
-        try:
-            os.write(self._master, frame)
-        except BlockingIOError:
-            # Nobody reads: a UART would not wait either.
-            pass
+        fd = self._terminal.fd
+        # Unlike poll, it waits for fractions of a millisecond.
+        if select.select([] if fd is None else [fd], [], [], max(0.0, timeout_s))[0]:
+            return self._terminal.read()
+        return b""
 
     def real_time(self) -> None:
         """Run until stopped: one motor-loop step a millisecond of host time, commands taken as they come."""
@@ -79,53 +71,33 @@ class Emulator:
             while True:
                 data = self._read(deadline - time.monotonic())
                 if data:
-                    self._firmware.receive(data)
+                    self._robot.receive(data)
                 if time.monotonic() >= deadline:
                     break
-            frame = self._firmware.substep()
-            if frame is not None:
-                self._write(frame)
+            frame = self._robot.substep()
+            if frame:
+                self._terminal.write(frame)
+            self._follow_cable()
+            self._control.serve()
+
+    def _follow_cable(self) -> None:
+        if self._robot.unplugged == (self._terminal.fd is None):
+            return
+        if self._robot.unplugged:
+            self._terminal.unplug()
+        else:
+            self._terminal.plug_in()
 
     def lock_step(self) -> None:
         """Run until stopped: each command frame advances device time by one control step, and only that does."""
         while not self._stopped:
-            data = self._read(0.1)
-            for _ in range(self._firmware.receive(data) if data else 0):
-                self._write(self._firmware.step())
-
-
-@contextmanager
-def pseudo_terminal(link: str) -> Iterator[int]:
-    """Open a raw pseudo-terminal whose client end appears at `link`; yields the master's file descriptor.
-
-    Raises:
-        UserError: another emulator serves this link, or something that is not a link is in the way.
-    """
-    path = Path(link)
-    if path.exists() and not path.is_symlink():
-        raise UserError(f"{link} exists and is no emulator's link: remove it, or choose another --link")
-    try:
-        lock = open(f"{link}.lock", "w")  # noqa: SIM115 - held for as long as the emulator runs
-    except OSError as error:
-        raise UserError(f"cannot put a link at {link}: {error.strerror}; choose another --link") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise UserError(f"another emulator serves {link}: stop it, or choose another --link") from error
-    master, slave = os.openpty()
-    try:
-        tty.setraw(slave)
-        os.set_blocking(master, False)
-        path.unlink(missing_ok=True)
-        path.symlink_to(os.ttyname(slave))
-        yield master
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(slave)
-        os.close(master)
-        lock.close()
-        Path(f"{link}.lock").unlink(missing_ok=True)
+            data = self._read(0.01)
+            for _ in range(self._robot.receive(data) if data else 0):
+                # A microcontroller that is off for a while says nothing before it is back.
+                while not (frame := self._robot.step()):
+                    pass
+                self._terminal.write(frame)
+            self._control.serve()
 
 
 def command(argv: Sequence[str]) -> int:
@@ -133,20 +105,30 @@ def command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="h2o-robot emulate",
         description="Emulate a robot: firmware and physics behind a pseudo-terminal; the driver cannot tell.",
-        epilog="example: h2o-robot emulate --robot worn --link /tmp/h2o_robot",
+        epilog="example: h2o-robot emulate --robot worn --link /tmp/h2o_robot --inject 'unplug at=5 for=0.5'",
     )
     parser.add_argument("--robot", default="worn", help="name in config/robots or path of a robot file (%(default)s)")
     parser.add_argument("--link", default=DEFAULT_LINK, help="where the serial port appears (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of sensor noise (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of sensor noise and of faults (%(default)s)")
     parser.add_argument("--lockstep", action="store_true", help="device time advances only with the client's frames")
     parser.add_argument("--priority", type=int, default=0, help="real-time priority, 0 for none (%(default)s)")
+    parser.add_argument(
+        "--inject", default="", metavar="TEXT", help="faults and hands, e.g. 'stuck_imu at=12 for=1; reset at=20'"
+    )
+    parser.add_argument("--list-faults", action="store_true", help="print what --inject knows, and stop")
     args = parser.parse_args(argv)
+    if args.list_faults:
+        print(describe_kinds())
+        return 0
     if args.seed < 0 or not 0 <= args.priority <= 99:
         raise UserError("--seed must not be negative and --priority lies between 0 and 99")
-    robot = load_robot(args.robot)
-    firmware = Firmware(robot, make_plant(robot, args.seed))
-    with pseudo_terminal(args.link) as master:
-        emulator = Emulator(firmware, master)
+    injections = parse(args.inject)
+    if args.lockstep:
+        check_lockstep(injections)
+    description = load_robot(args.robot)
+    robot = EmulatedRobot(description, args.seed, injections)
+    with pseudo_terminal(args.link) as terminal, control_socket(args.link, robot, args.lockstep) as control:
+        emulator = Emulator(robot, terminal, control)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             emulator.stop()
@@ -156,13 +138,13 @@ def command(argv: Sequence[str]) -> int:
         refused = prioritise(args.priority)
         if refused:
             print(f"emulator: {refused}", file=sys.stderr)
-        print(f"emulator: robot {robot.name!r} ({robot.description}) at {args.link}", flush=True)
+        print(f"emulator: robot {description.name!r} ({description.description}) at {args.link}", flush=True)
         if args.lockstep:
             emulator.lock_step()
         else:
             emulator.real_time()
     slipped = f", device time slipped {emulator.slipped_s:.2f} s behind the clock" if emulator.slipped_s > 0 else ""
-    print(f"emulator: stopped after {firmware.device_time_us * 1e-6:.1f} s of device time{slipped}")
+    print(f"emulator: stopped after {robot.elapsed_us * 1e-6:.1f} s of device time{slipped}")
     return 0
 
 

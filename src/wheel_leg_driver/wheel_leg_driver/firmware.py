@@ -47,20 +47,25 @@ class Firmware:
                 f"robot {robot.name!r}: rate_hz {robot.interface.rate_hz:g} is a step of {self._period_us} µs, but the "
                 f"emulated motor loop runs every {SUBSTEP_US} µs; use 1000, 500, 250, 200, 125 or 100"
             )
+        # The servos hold what they were told last, through a restart too.
+        self._posture = (robot.body.thigh_rad, robot.body.shin_rad)
+        self._held = True
+        plant.reset(pitch_rad, pitch_rate_radps)
+        self.restart()
+
+    def restart(self) -> None:
+        """Power up: disarmed, nothing latched, device time and sequences from zero."""
         self._reader = FrameReader()
         self.device_time_us = 0
         self._sequence = 0
         self._command_sequence = 0
         self._torque = (0.0, 0.0)
-        self._posture = (robot.body.thigh_rad, robot.body.shin_rad)
         self._executed = [0.0, 0.0]
         self._substeps = 0
         self._last_command_us = 0
         self._disarmed_us = 0
         self._armed = False
-        self._held = True
         self._faults = Fault(0)
-        plant.reset(pitch_rad, pitch_rate_radps)
 
     @property
     def armed(self) -> bool:
@@ -77,12 +82,22 @@ class Firmware:
         """Setpoint in effect at the motors."""
         return self._torque
 
+    @property
+    def posture_rad(self) -> tuple[float, float]:
+        """Targets of the leg servos, thigh and shin."""
+        return self._posture
+
+    @property
+    def held(self) -> bool:
+        """Whether a person holds the robot upright: it is disarmed and does not move."""
+        return self._held
+
     def receive(self, data: bytes) -> int:
         """Take bytes from the wire; return the number of whole commands among them."""
         commands = [m for m in self._reader.feed(data) if isinstance(m, Command)]
         if self._reader.other_version is not None:
             self._reader.other_version = None
-            self._trip(Fault.PROTOCOL_VERSION)
+            self.trip(Fault.PROTOCOL_VERSION)
         for command in commands:
             self._obey(command)
         return len(commands)
@@ -111,14 +126,15 @@ class Firmware:
         if self.armed:
             self._torque = (max(-limit, min(limit, left)), max(-limit, min(limit, right)))
 
-    def _trip(self, fault: Fault) -> None:
+    def trip(self, fault: Fault) -> None:
+        """Latch a fault: zero torque until disarmed."""
         self._faults |= fault
         self._torque = (0.0, 0.0)
 
     def substep(self) -> bytes | None:
         """Advance device time by one motor-loop period; return a telemetry frame when a control tick ends."""
         if self._armed and self.device_time_us - self._last_command_us >= WATCHDOG_US:
-            self._trip(Fault.WATCHDOG)
+            self.trip(Fault.WATCHDOG)
         if not self._held:
             self._plant.step(self._torque, self._posture, SUBSTEP_US * 1e-6)
         self._executed[0] += self._torque[0]
@@ -126,19 +142,23 @@ class Firmware:
         self._substeps += 1
         self.device_time_us += SUBSTEP_US
         if not self._armed and not self._held and self.device_time_us - self._disarmed_us >= PICK_UP_US:
-            self._plant.reset()
-            self._held = True
+            self.pick_up()
         if self.device_time_us % self._period_us:
             return None
         return self.telemetry()
+
+    def pick_up(self) -> None:
+        """A person stands the robot up and holds it until it is armed."""
+        self._plant.reset()
+        self._held = True
 
     def telemetry(self) -> bytes:
         """Sense and return the telemetry frame of this instant; starts a new averaging step."""
         sensors = self._plant.sense()
         if sensors.battery_v < UNDERVOLTAGE_V:
-            self._trip(Fault.UNDERVOLTAGE)
+            self.trip(Fault.UNDERVOLTAGE)
         if max(sensors.temperatures_c) > OVERTEMPERATURE_C:
-            self._trip(Fault.OVERTEMPERATURE)
+            self.trip(Fault.OVERTEMPERATURE)
         n = max(1, self._substeps)
         executed = (self._executed[0] / n, self._executed[1] / n)
         self._executed, self._substeps = [0.0, 0.0], 0
