@@ -343,7 +343,7 @@ class DriverCore:
         self.latch("emergency stop")
 
     def lost(self, reason: str) -> None:
-        """No link to the robot any more: its firmware stops by itself, and nothing arms it again without being asked."""
+        """No link to the robot any more: its firmware stops by itself, and nobody but an operator arms it again."""
         self._arming, self._damp_until_us = False, 0
         if self.mode in ARMED:
             self.latch(reason)

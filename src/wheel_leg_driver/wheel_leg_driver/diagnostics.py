@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver says about itself on /diagnostics: one status a subject, so that tools can show each in its colour."""
+"""What the driver says about itself on /diagnostics: one status a subject, each with a level."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def status(level: bytes, name: str, message: str, hardware: str, values: dict[st
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
 
 
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{key} {count}" for key, count in counts.items()) or "none"
+
+
 class Reporter:
     """Builds the driver's statuses; rates are those since the last report."""
 
@@ -43,7 +47,9 @@ class Reporter:
 
         Args:
             now_s: monotonic time.
-            core, timing, clock: the driver's.
+            core: the driver's, as the next two.
+            timing: ages and losses.
+            clock: the device's, mapped.
             link: None while there is no connection.
             telemetry: the newest, None before the first.
             publishers: names of those who publish torque.
@@ -65,8 +71,7 @@ class Reporter:
                     "reason": core.reason,
                     "hand-backs": core.hand_backs,
                     "torques rejected": core.commands_rejected,
-                    "torques refused from others": ", ".join(f"{who}: {n}" for who, n in core.intruders.items())
-                    or "none",
+                    "torques refused from others": _listed(core.intruders),
                     "publishers of torque": ", ".join(publishers) or "none",
                     "pitch trim (rad)": f"{core.trim_rad:.4f}",
                     "gyro bias, pitch (rad/s)": f"{core.estimator.gyro_bias_radps[1]:.4f}",
@@ -107,7 +112,7 @@ class Reporter:
             status(
                 OK,
                 "driver: limits",
-                ", ".join(f"{key} {count}" for key, count in core.monitor.hits.items()) or "none hit",
+                _listed(core.monitor.hits),
                 name,
                 {
                     **{f"{key} hit": count for key, count in core.monitor.hits.items()},

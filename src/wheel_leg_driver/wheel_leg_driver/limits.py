@@ -115,7 +115,8 @@ class Monitor:
         """Return the most severe limit that is hit in an armed mode, or None.
 
         Args:
-            telemetry, estimate: of this frame.
+            telemetry: of this frame, corrected by the calibration.
+            estimate: of this frame.
             mode: one of topics.ARMED.
             answer_age_s: age of the newest observation that a commander answered; counts in mode torque.
         """
@@ -164,9 +165,9 @@ class Monitor:
 class StuckWatch:
     """Notices an IMU or wheel encoders that send the very same values while the other says that the robot moves.
 
-    A robot at rest repeats itself too. So the IMU counts as stuck when all of its ten values stay bitwise the same while the
-    wheels' speed changes by more than MOVED_RADPS, and the encoders when all four values do while the body turns by
-    more than MOVED_RAD.
+    A robot at rest repeats itself too. So the IMU counts as stuck when all of its ten values stay bitwise the same
+    while the wheels' speed changes by more than MOVED_RADPS, and the encoders when all four values do while the body
+    turns by more than MOVED_RAD.
     """
 
     #: Change of wheel speed over the window that no resting body goes with, rad/s.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend for robots that speak docs/protocol.md over a serial port: opened, read and written here and nowhere else."""
+"""The backend for robots that speak docs/protocol.md: the serial port is opened, read and written here only."""
 
 from __future__ import annotations
 
