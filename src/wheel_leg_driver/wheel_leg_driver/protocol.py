@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire protocol between driver and firmware; docs/protocol.md is its description for firmware authors.
 
-A frame is COBS(payload + CRC-32 of payload, little-endian) followed by one zero byte. COBS leaves no zero inside a
-frame, so a reader that lost its place finds it again at the next zero.
+A frame is COBS(payload + CRC-32 of payload, little-endian) between two zero bytes. COBS leaves no zero inside a
+frame, so a reader that lost its place finds it again at the next zero; the zero in front cuts off whatever a torn frame
+or line noise left behind, so that it costs the frame after it nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cobs import cobs
 from wheel_leg_driver.plant import SensorReadings
 
 VERSION = 1
-#: Longest encoded frame, delimiter included; a receiver that collects more without a zero may drop it.
+#: Longest frame with the zero that ends it; a receiver that has this many bytes without a zero drops them up to one.
 MAX_FRAME = 256
 DELIMITER = b"\x00"
 
@@ -27,6 +28,7 @@ _HEAD = struct.Struct("<BBI")
 _TELEMETRY = struct.Struct("<BBIQI3f3f4f2f2f4f4f2ff3fHH")
 _COMMAND = struct.Struct("<BBI2f2fB")
 _CRC = struct.Struct("<I")
+_TOO_LONG = f"no frame end within {MAX_FRAME} bytes"
 
 
 class Status(enum.IntFlag):
@@ -114,11 +116,15 @@ class Command:
 
 def _frame(payload: bytes) -> bytes:
     encoded: bytes = cobs.encode(payload + _CRC.pack(zlib.crc32(payload)))
-    return encoded + DELIMITER
+    return DELIMITER + encoded + DELIMITER
 
 
 def encode_telemetry(t: Telemetry) -> bytes:
-    """Return the frame of a telemetry message, delimiter included."""
+    """Return the frame of a telemetry message with both its zeros.
+
+    Raises:
+        OverflowError: a number beyond single precision; infinity and NaN are none.
+    """
     s = t.sensors
     return _frame(
         _TELEMETRY.pack(
@@ -144,14 +150,18 @@ def encode_telemetry(t: Telemetry) -> bytes:
 
 
 def encode_command(c: Command, version: int = VERSION) -> bytes:
-    """Return the frame of a command, delimiter included; `version` lets tests speak another one."""
+    """Return the frame of a command with both its zeros; `version` lets tests speak another one.
+
+    Raises:
+        OverflowError: a number beyond single precision; infinity and NaN are none.
+    """
     return _frame(
         _COMMAND.pack(_COMMAND_TYPE, version, c.sequence & 0xFFFFFFFF, *c.torque_nm, *c.posture_rad, int(c.flags))
     )
 
 
 def decode(frame: bytes) -> Telemetry | Command:
-    """Decode one frame without its delimiter.
+    """Decode one frame without its zeros. Numbers come as they were sent, NaN and infinity too.
 
     Raises:
         FrameError: not COBS, wrong checksum, wrong length or unknown type.
@@ -192,35 +202,44 @@ def decode(frame: bytes) -> Telemetry | Command:
 class FrameReader:
     """Cuts a byte stream into frames; a torn or damaged frame costs itself and nothing after the next zero.
 
+    Messages and errors depend on the bytes alone, not on how they were cut into chunks.
+
     Attributes:
         errors: frames dropped so far.
         last_error: why the last one was.
+        other_version: the protocol version of the last whole frame that was not of this one.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # Bytes since the last zero, less than MAX_FRAME of them, or none while a frame too long is being dropped.
+        self._begun = b""
+        self._dropping = False
         self.errors = 0
         self.last_error = ""
         self.other_version: int | None = None
 
     def feed(self, data: bytes) -> list[Telemetry | Command]:
         """Take bytes as they came, return the messages that they complete."""
-        self._buffer += data
+        *frames, begun = (self._begun + data).split(DELIMITER)
         messages: list[Telemetry | Command] = []
-        while (end := self._buffer.find(0)) >= 0:
-            frame = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            if not frame:
-                continue
-            try:
-                messages.append(decode(frame))
-            except FrameError as error:
-                self.errors += 1
-                self.last_error = str(error)
-                if isinstance(error, VersionError):
-                    self.other_version = error.version
-        if len(self._buffer) > MAX_FRAME:
-            self._buffer.clear()
-            self.errors += 1
-            self.last_error = f"no frame end within {MAX_FRAME} bytes"
+        for frame in frames:
+            if self._dropping:
+                self._dropping = False
+            elif len(frame) >= MAX_FRAME:
+                self._count(_TOO_LONG)
+            elif frame:
+                try:
+                    messages.append(decode(frame))
+                except FrameError as error:
+                    self._count(str(error))
+                    if isinstance(error, VersionError):
+                        self.other_version = error.version
+        if len(begun) >= MAX_FRAME and not self._dropping:
+            self._dropping = True
+            self._count(_TOO_LONG)
+        self._begun = b"" if self._dropping else begun
         return messages
+
+    def _count(self, reason: str) -> None:
+        self.errors += 1
+        self.last_error = reason
