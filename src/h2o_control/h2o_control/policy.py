@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ CONTRACT_KEY = "h2o.contract"
 PROVENANCE_KEY = "h2o.provenance"
 INPUT = "observation"
 OUTPUT = "torque_nm"
+#: A network that answers within a control step is far smaller. ONNX Runtime holds Python's lock while it parses a file,
+#: 3 ms for one of this size, and for so long a node that swaps policies answers nothing.
+MAX_BYTES = 8 * 1024 * 1024
+
+
+class AnswerError(Exception):
+    """The policy gave no torque: its session failed, or what came out has another shape."""
 
 
 class Policy:
@@ -26,22 +34,22 @@ class Policy:
 
     Args:
         path: ONNX file written by `h2o-robot export`, input `observation` [n, n_obs], output `torque_nm` [n, 1].
+        model: its content, where that has been read before.
 
     Attributes:
+        sha256: of the file, hexadecimal.
         contract: interface and task it was made for.
         provenance: how it was made; empty where the file does not say.
 
     Raises:
-        UserError: no such file, or not an ONNX model that runs here.
+        UserError: no such file, one that is too large, or not an ONNX model that runs here.
         ContractError: no contract in it, one of another version, or inputs and outputs that do not fit it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, model: bytes | None = None) -> None:
         self.path = Path(path)
-        try:
-            model = self.path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read policy {path}: {error.strerror}") from error
+        model = read_model(self.path) if model is None else model
+        self.sha256 = hashlib.sha256(model).hexdigest()
         # One thread that sleeps between calls: spinning workers cost 70 % of a core and gain nothing on such a network.
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -65,14 +73,28 @@ class Policy:
         self._indices = self.contract.task.indices
         self._check_shapes()
         self._input = np.zeros((1, len(self._indices)), dtype=np.float32)
-        torque = self.torque_nm(np.zeros(4))
+        try:
+            torque = self.torque_nm(np.zeros(4))
+        except AnswerError as error:
+            raise ContractError(f"{path} does not answer a zero observation: {error}") from error
         if not np.isfinite(torque):
             raise ContractError(f"{path} answers a zero observation with {torque}: its weights are not finite")
 
     def torque_nm(self, state: FloatArray) -> float:
-        """Answer one state [4] (x m, v m/s, theta rad, theta_dot rad/s) with the torque of one wheel in Nm."""
+        """Answer one state [4] (x m, v m/s, theta rad, theta_dot rad/s) with the torque of one wheel in Nm.
+
+        Raises:
+            AnswerError: ONNX Runtime fails, or the answer is not [1, 1].
+        """
         self._input[0] = state[self._indices]
-        return float(self._session.run([OUTPUT], {INPUT: self._input})[0][0, 0])
+        try:
+            answer = self._session.run([OUTPUT], {INPUT: self._input})[0]
+        # ONNX Runtime's exceptions have no common base class but Exception.
+        except Exception as error:
+            raise AnswerError(str(error).strip().partition("\n")[0]) from error
+        if answer.shape != (1, 1):
+            raise AnswerError(f"the answer has shape {answer.shape}, expected (1, 1)")
+        return float(answer[0, 0])
 
     def _check_shapes(self) -> None:
         expected = {INPUT: len(self._indices), OUTPUT: 1}
@@ -87,6 +109,20 @@ class Policy:
             if kind != "tensor(float)" or not rows_fit or shape[1] != width:
                 task = self.contract.task.name
                 raise ContractError(f"{self.path}: {name} is {kind} {shape}, task {task!r} needs float [n, {width}]")
+
+
+def read_model(path: Path) -> bytes:
+    """Read an ONNX file; raises UserError where that fails or the file is larger than MAX_BYTES."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(
+                f"policy {path} is {size / 2**20:.0f} MiB, at most {MAX_BYTES / 2**20:.0f} MiB are loaded: "
+                "train a smaller network"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read policy {path}: {error.strerror}") from error
 
 
 def parse_contract(text: str | None, where: str) -> PolicyContract:
