@@ -123,7 +123,7 @@ class Recorder:
                 self.stop("interface changed")
                 raise
             return
-        self._armed = text.partition(":")[0].strip() in (topics.BALANCE, topics.TORQUE)
+        self._armed = text.partition(":")[0].strip() in topics.ARMED
         if self._armed:
             self._stop_at_ns = None
             return

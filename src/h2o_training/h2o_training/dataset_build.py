@@ -14,13 +14,11 @@ from h2o_control.bag_reader import Bag, Episode, nearest_index, read_bag
 from h2o_control.contract import FloatArray, Interface, Task
 from h2o_control.errors import ContractError, DataError
 from h2o_control.provenance import files_sha256, now_utc, software
-from h2o_control.topics import BALANCE, TORQUE
+from h2o_control.topics import ARMED
 from h2o_training.dataset import BoolArray, Dataset
 
 #: Stamps of neighbours may differ from the control step by this share of it.
 STEP_TOLERANCE = 0.2
-#: Modes in which the robot is balanced by somebody; in the others torque is zero and it is held or falling.
-MODES = (BALANCE, TORQUE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def episode_transitions(episode: Episode, interface: Interface, task: Task) -> T
     executed = nearest_index(episode.executed.stamp_ns, stamps[1:], int(tolerance_ns))
     torque = np.append(episode.executed.torque_nm, [[np.nan] * 2], axis=0)[executed]
     one_step = np.abs(np.diff(stamps) - step_ns) <= tolerance_ns
-    commanded = np.isin(modes[:-1], MODES) & ((modes[:-1] == modes[1:]) | fallen[1:])
+    commanded = np.isin(modes[:-1], ARMED) & ((modes[:-1] == modes[1:]) | fallen[1:])
     # One value that is not finite makes the sum of the pair and its torque so.
     finite = np.isfinite(states[:-1].sum(axis=1) + states[1:].sum(axis=1) + torque.sum(axis=1))
     rows = np.flatnonzero(one_step & commanded & finite & ~fallen[:-1])
@@ -96,7 +94,7 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
                 "build one dataset for each"
             )
         interface = found
-        counts = dict.fromkeys(MODES, 0)
+        counts = dict.fromkeys(ARMED, 0)
         for episode in bag.episodes:
             t = episode_transitions(episode, interface, task)
             states.append(episode.states[t.rows])
@@ -104,13 +102,13 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
             torques.append(t.torque_nm)
             terminals.append(t.terminals)
             timeouts.append(t.timeouts)
-            for mode in MODES:
+            for mode in ARMED:
                 counts[mode] += int((episode.modes()[t.rows] == mode).sum())
         sources.append(_source(bag, counts))
     if interface is None or not sum(map(len, torques)):
         raise DataError(
             f"no transitions in {', '.join(map(str, paths))}: nowhere were two states one control step apart while "
-            f"the robot was in {' or '.join(MODES)} mode; arm the robot while recording"
+            f"the robot was in {' or '.join(ARMED)} mode; arm the robot while recording"
         )
     provenance = {"kind": "bags", "bags": sources, "created": now_utc(), "software": software()}
     return Dataset.from_states(

@@ -15,12 +15,13 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from h2o_control.contract import STATE, FloatArray, Interface, Task
-from h2o_control.topics import BALANCE, DISARMED, FAULT, TORQUE
+from h2o_control.topics import BALANCE, DISARMED, FAULT, HOLD, TORQUE
 
 #: Background of a plot while a mode is in command, and how the page names it.
 MODE_STYLE = {
     TORQUE: ("#d9f0dd", "policy"),
     BALANCE: ("#e3e9f5", "driver's balance"),
+    HOLD: ("#fbeecb", "hold: a limit was hit"),
     FAULT: ("#f7dcdc", "fault, no torque"),
     DISARMED: ("#ededed", "disarmed"),
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from h2o_control.bag_reader import Bag, Episode, nearest_index, read_bag
 from h2o_control.contract import FloatArray, Task
-from h2o_control.topics import BALANCE, DISARMED, FAULT, TORQUE
+from h2o_control.topics import ARMED, BALANCE, DISARMED, FAULT, HOLD, TORQUE
 from h2o_training.figures import MODE_STYLE, Limits
 from h2o_training.figures import Episode as Curves
 from h2o_training.report import Report, TableData
@@ -59,7 +59,7 @@ def summarise_modes(bag: Bag, task: Task) -> dict[str, ModeSummary]:
     """Summarise a bag for each mode that was in command, policy first."""
     dt = bag.require_interface().dt_s
     summaries = {}
-    for mode in (TORQUE, BALANCE, FAULT, DISARMED):
+    for mode in (TORQUE, BALANCE, HOLD, FAULT, DISARMED):
         stretches = [(episode, slice_, lost) for episode in bag.episodes for slice_, lost in _stretches(episode, mode)]
         if not stretches:
             continue
@@ -110,7 +110,7 @@ def mode_table(summaries: Mapping[str, ModeSummary], heading: str = "Who was in 
             MODE_STYLE[s.mode][1],
             f"{s.seconds:.1f}",
             f"{s.longest_s:.1f}",
-            str(s.falls) if s.mode in (TORQUE, BALANCE) else "–",
+            str(s.falls) if s.mode in ARMED else "–",
             str(s.lost) if s.mode == TORQUE else "–",
             f"{s.max_distance_m:.3f}",
             f"{s.mean_v_mps:+z.3f}",

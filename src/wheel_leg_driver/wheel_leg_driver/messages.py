@@ -36,7 +36,7 @@ class Messages:
         )
 
     def fill(self, stamp: Time, raw: Telemetry, telemetry: Telemetry, estimate: Estimate) -> None:
-        """Fill odometry, IMU, joint states and battery from one frame, as it came and as the calibration corrects it."""
+        """Fill odometry, IMU, joint states and battery from one frame, as it came and as corrected."""
         s = telemetry.sensors
         odom = self.odom
         odom.header.stamp = stamp
