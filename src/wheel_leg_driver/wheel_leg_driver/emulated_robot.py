@@ -127,7 +127,7 @@ class EmulatedRobot:
         return self._hands.truth()
 
     def inject(self, injections: Sequence[Injection]) -> list[Scheduled]:
-        """Plan injections, `at` counted from now; those that begin now do so in the next motor-loop step.
+        """Plan injections, `at` counted from now; those that begin now have begun when this returns.
 
         Raises:
             InjectionError: a person would have to hold a robot that drives.
@@ -145,6 +145,7 @@ class EmulatedRobot:
             ends = begins + max(SUBSTEP_US, injection.for_s * 1e6)
             planned.append(Scheduled(injection, begins, ends))
         self._schedule += planned
+        self._follow_schedule()
         return planned
 
     def clear(self) -> None:
@@ -166,6 +167,8 @@ class EmulatedRobot:
             if not planned.begun and planned.begins_us <= self.elapsed_us:
                 planned.begun = True
                 self._begin(planned)
+
+    def _trip_faults(self) -> None:
         for planned in self._schedule:
             fault = _LATCHED.get(planned.injection.kind)
             if fault is not None and planned.begun:
@@ -218,7 +221,7 @@ class EmulatedRobot:
     def substep(self) -> bytes:
         """Advance by one motor-loop period; return what the driver gets to read."""
         if self._schedule:
-            self._follow_schedule()
+            self._trip_faults()
         dt_s = SUBSTEP_US * 1e-6
         firmware, hands = self._firmware, self._hands
         if hands.in_hands and not self.held:
@@ -233,7 +236,10 @@ class EmulatedRobot:
             hands.step((0.0, 0.0), firmware.posture_rad, dt_s)
         self.elapsed_us += SUBSTEP_US
         self._record()
-        return self._wire.telemetry(frame or b"", self.elapsed_us)
+        arrived = self._wire.telemetry(frame or b"", self.elapsed_us)
+        if self._schedule:
+            self._follow_schedule()
+        return arrived
 
     def step(self, data: bytes = b"") -> bytes:
         """Lock-step: take a client's bytes, advance one control step, return what the driver gets to read."""

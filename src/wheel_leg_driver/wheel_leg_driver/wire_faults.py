@@ -53,7 +53,7 @@ class WireFaults:
         *frames, self._half = (self._half + data).split(DELIMITER)
         # As a receiver may, drop what has grown too long for a frame.
         self._half = self._half[-MAX_FRAME:]
-        return b"".join(self._disturbed(frame + DELIMITER, "command") for frame in frames)
+        return b"".join(self._disturbed(DELIMITER + frame + DELIMITER, "command") for frame in frames if frame)
 
     def telemetry(self, frame: bytes, now_us: int) -> bytes:
         """Return what arrives at this time, given the frame that was sent (or none)."""
@@ -76,7 +76,7 @@ class WireFaults:
     def _disturbed(self, frame: bytes, direction: str) -> bytes:
         rng = self._rng
         for injection in self._active:
-            if not frame or not injection.acts_on(direction):
+            if len(frame) < 2 or not injection.acts_on(direction):
                 continue
             if injection.kind == "wrong_version":
                 frame = _of_version(frame, round(injection.number("version")))
@@ -88,7 +88,8 @@ class WireFaults:
                 if injection.kind == "drop_telemetry":
                     frame = b""
                 elif injection.kind == "torn_frames":
-                    frame = frame[: int(rng.integers(len(frame)))]
+                    # At least the last byte before the zero is gone: the zero alone would come with the next frame.
+                    frame = frame[: int(rng.integers(len(frame) - 1))]
                 else:
                     frame = self._flipped(frame)
         return frame
@@ -113,11 +114,11 @@ class WireFaults:
 def _of_version(frame: bytes, version: int) -> bytes:
     """Return the same frame as a sender of another version would frame it; one that is damaged stays as it is."""
     try:
-        payload = bytearray(cobs.decode(frame[:-1])[:-_CRC_BYTES])
+        payload = bytearray(cobs.decode(frame.strip(DELIMITER))[:-_CRC_BYTES])
     except cobs.DecodeError:
         return frame
     if len(payload) < 2:
         return frame
     payload[1] = version
     encoded: bytes = cobs.encode(bytes(payload) + zlib.crc32(payload).to_bytes(_CRC_BYTES, "little"))
-    return encoded + DELIMITER
+    return DELIMITER + encoded + DELIMITER
