@@ -34,7 +34,6 @@ static uint32_t crc_step(uint32_t crc, uint8_t byte)
 static void begin_frame(wlp_decoder *d)
 {
     d->block_left = 0;
-    d->zero_due = 0;
     d->received = 0;
     d->length = 0;
     d->crc = CRC_START;
@@ -97,12 +96,12 @@ wlp_event wlp_push(wlp_decoder *decoder, uint8_t byte)
             decoder->block_left--;
             decoded(decoder, byte);
         } else {
-            /* The zero that a block stands for is there only if another block follows it. */
-            if (decoder->zero_due) {
+            /* Between two blocks stands a zero, unless the first is a full one (0xFF), after which no second one fits
+             * into WLP_MAX_FRAME. */
+            if (decoder->received > 1) {
                 decoded(decoder, 0);
             }
             decoder->block_left = (uint8_t)(byte - 1u);
-            decoder->zero_due = byte != 0xFFu;
         }
     }
     decoder->event = (uint8_t)event;

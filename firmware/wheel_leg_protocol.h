@@ -99,7 +99,6 @@ typedef struct {
     uint8_t other_version;       /**< Version in the last frame that gave WLP_ERROR_VERSION. */
     uint8_t event;               /**< Private: the last event. */
     uint8_t block_left;          /**< Private: bytes that the COBS block still wants. */
-    uint8_t zero_due;            /**< Private: the block that ends next is followed by a zero. */
     uint16_t received;           /**< Private: bytes since the last zero. */
     uint16_t length;             /**< Private: bytes decoded, also those that found no place. */
     uint32_t crc;                /**< Private: checksum so far. */

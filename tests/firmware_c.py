@@ -58,7 +58,6 @@ class _Decoder(ctypes.Structure):
         ("other_version", ctypes.c_uint8),
         ("event", ctypes.c_uint8),
         ("block_left", ctypes.c_uint8),
-        ("zero_due", ctypes.c_uint8),
         ("received", ctypes.c_uint16),
         ("length", ctypes.c_uint16),
         ("crc", ctypes.c_uint32),

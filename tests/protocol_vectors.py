@@ -184,6 +184,7 @@ def streams() -> Iterator[tuple[str, bytes, list[Any], dict[str, int]]]:
     yield "telemetry as short as a command", framed(b"\x01" + payload[1:]), [], {"content": 1}
     yield "head only", framed(b"\x02\x01" + bytes(4)), [], {"content": 1}
     yield "less than a head", framed(b"\x02\x01" + bytes(3)), [], {"content": 1}
+    yield "less than a head, of another version", framed(b"\x02\x09" + bytes(3)), [], {"content": 1}
     yield "checksum of nothing", framed(b""), [], {"content": 1}
     yield "one length byte", b"\0\x01\0" + good, [EXAMPLE], {"content": 1}
     yield "254 bytes in a full block", b"\0\xff" + b"\x55" * 254 + b"\0" + good, [EXAMPLE], {"checksum": 1}

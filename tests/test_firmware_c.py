@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import shutil
 import subprocess
@@ -90,11 +91,11 @@ streams = st.lists(
 def test_c_and_python_read_any_stream_alike_however_it_is_cut(codec: Codec, stream: bytes, cuts: list[int]) -> None:
     reader, decoder = FrameReader(), codec.decoder()
     messages: list[Telemetry | Command] = []
-    at = 0
-    while at < len(stream):
-        cut = cuts[len(messages) % len(cuts)]
-        messages += reader.feed(stream[at : at + cut])
-        at += cut
+    rest, sizes = stream, itertools.cycle(cuts)
+    while rest:
+        size = next(sizes)
+        messages += reader.feed(rest[:size])
+        rest = rest[size:]
     in_c = decoder.feed(stream)
     # Through the encoder, since a signalling NaN becomes a quiet one in Python.
     assert [encode(from_vector(v)) for v in in_c] == [encode(m) for m in messages]
@@ -246,7 +247,7 @@ talk = st.lists(
     ),
     max_size=30,
 )
-copies = iter(range(10**6))
+copies = itertools.count()
 
 
 @given(talk)

@@ -177,8 +177,9 @@ def test_no_damage_of_one_byte_or_two_bits_in_a_row_is_accepted(frame: bytes) ->
         assert swapped == body or not accepted(swapped)
 
 
-def test_no_two_flipped_bits_of_a_command_are_accepted() -> None:
-    body = SAMPLES[0][1:-1]
+@pytest.mark.parametrize("frame", [SAMPLES[0], SAMPLES[-1]], ids=["command", "telemetry"])
+def test_no_two_flipped_bits_are_accepted(frame: bytes) -> None:
+    body = frame[1:-1]
     number, bits = int.from_bytes(body, "big"), 8 * len(body)
     for i in range(bits):
         for j in range(i):
