@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def law(rig: LockStep, v_mps: float = 0.0) -> Callable[[object, Tick], float]:
     )
 
 
-def commanded(**limits: float) -> LockStep:
+def commanded(**limits: Any) -> LockStep:
     """A rig in torque mode under a commander that stands."""
     rig = LockStep(limits=Limits(**limits))
     rig.answer = law(rig)

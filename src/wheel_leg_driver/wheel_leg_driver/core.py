@@ -202,12 +202,18 @@ class DriverCore:
             keep = math.exp(-dt / self.robot.balance.exploration_time_s)
             self._noise = keep * self._noise + math.sqrt(1 - keep * keep) * float(self._rng.standard_normal())
             common += torque_nm * self._peaked(self._noise)
-        return self._command(common, yaw_torque(estimate, yaw_rate))
+        return self._command(common, self._steer(estimate, yaw_rate))
 
     def _wanted_speed(self) -> tuple[float, float]:
         v, yaw_rate, set_us = self._speed
         stale = (self.device_time_us - set_us) * 1e-6 > self.limits.command_timeout_s
         return (0.0, 0.0) if self.mode == HOLD or self._stopping or stale else (v, yaw_rate)
+
+    def _steer(self, estimate: Estimate, yaw_rate_radps: float) -> float:
+        """Torque in Nm for the right wheel, and against it for the left: the commanded yaw rate, with damping."""
+        wanted = yaw_torque(estimate, yaw_rate_radps)
+        # Damping alone must not chatter through the motors' dead zone, a commanded turn must get past it.
+        return self._balancer.compensate(wanted) if yaw_rate_radps != 0.0 else wanted
 
     def _peaked(self, normal: float) -> float:
         """Give normal noise its tail; for z normal, z + t z³ has variance 1 + 6 t + 15 t²."""
@@ -285,7 +291,7 @@ class DriverCore:
             self.commands_rejected += 1
             return None
         self._obeyed_us = observed_us
-        return self._command(torque_nm, yaw_torque(self._estimate, self._wanted_speed()[1]))
+        return self._command(torque_nm, self._steer(self._estimate, self._wanted_speed()[1]))
 
     @property
     def publishers(self) -> tuple[str, ...]:
@@ -376,7 +382,7 @@ class DriverCore:
                 self._take_back(BALANCE, "by request")
             return
         if self.mode != BALANCE or self._estimate is None:
-            first = "disarm, then arm" if self.mode == HOLD else "arm and let the driver balance first"
+            first = "disarm, then arm" if self.mode in (HOLD, FAULT) else "arm and let the driver balance first"
             raise RefusedError(f"mode is {self.mode} ({self.reason}): {first}")
         if not self.posture.standing:
             raise RefusedError("policies are made for the standing posture: stand up first")

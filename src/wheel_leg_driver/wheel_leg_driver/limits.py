@@ -129,7 +129,7 @@ class Monitor:
 
         if not finite(estimate):
             hit("sensor", li.sensor_action, "a sensor sends what is not a number")
-        elif stuck := self._watch.update(telemetry):
+        elif stuck := self._watch.update(telemetry, estimate.theta_dot_radps):
             hit("sensor", li.sensor_action, stuck)
         if abs(estimate.theta_rad) > li.fall_rad:
             hit("fall", li.fall_action, f"fallen: pitch {estimate.theta_rad:+.2f} rad is beyond {li.fall_rad} rad")
@@ -167,47 +167,48 @@ class StuckWatch:
 
     A robot at rest repeats itself too. So the IMU counts as stuck when all of its ten values stay bitwise the same
     while the wheels' speed changes by more than MOVED_RADPS, and the encoders when all four values do while the body
-    turns by more than MOVED_RAD.
+    swings by more than MOVED_RAD, or for RESTING_S.
     """
 
     #: Change of wheel speed over the window that no resting body goes with, rad/s.
     MOVED_RADPS = 1.0
-    #: Turn of the body over the window that no resting wheel goes with, rad.
-    MOVED_RAD = 0.05
-    #: A body that turns more slowly than this may be a gyro's bias.
-    BIAS_RADPS = 0.1
+    #: Swing of the body that no resting wheel goes with, since wheels are counted relative to it, rad.
+    MOVED_RAD = 0.02
+    #: What is left of a gyro's bias may look like a turn at this rate, rad/s.
+    BIAS_RADPS = 0.01
+    #: No balancing robot's wheels rest this long, s: with coarse encoders and much friction they do for 0.6 s.
+    RESTING_S = 1.5
 
     def __init__(self, window_s: float) -> None:
         self._window_us = round(window_s * 1e6)
         self._imu: tuple[float, ...] = ()
         self._wheels: tuple[float, ...] = ()
-        self._imu_since_us = self._wheels_since_us = 0
-        self._speed_range = (0.0, 0.0)
+        self._imu_since_us = self._wheels_since_us = self._last_us = 0
+        self._speeds = self._turns = (0.0, 0.0)
         self._turned_rad = 0.0
-        self._last_us = 0
 
-    def update(self, telemetry: Telemetry) -> str:
-        """Take a frame; returns what is stuck, in words, or nothing."""
+    def update(self, telemetry: Telemetry, theta_dot_radps: float) -> str:
+        """Take a frame and the pitch rate estimated from it; returns what is stuck, in words, or nothing."""
         s, now_us = telemetry.sensors, telemetry.device_time_us
         imu = (*s.gyro_radps, *s.accel_mps2, *s.quaternion_wxyz)
         wheels = (*s.wheel_pos_rad, *s.wheel_vel_radps)
         speed = sum(s.wheel_vel_radps) / 2
         if imu != self._imu:
-            self._imu, self._imu_since_us, self._speed_range = imu, now_us, (speed, speed)
+            self._imu, self._imu_since_us, self._speeds = imu, now_us, (speed, speed)
         else:
-            self._speed_range = (min(self._speed_range[0], speed), max(self._speed_range[1], speed))
-            moved = self._speed_range[1] - self._speed_range[0]
-            if now_us - self._imu_since_us >= self._window_us and moved > self.MOVED_RADPS:
-                return f"the IMU has sent the same for {(now_us - self._imu_since_us) / 1e3:.0f} ms"
+            self._speeds = (min(self._speeds[0], speed), max(self._speeds[1], speed))
+            same_us = now_us - self._imu_since_us
+            if same_us >= self._window_us and self._speeds[1] - self._speeds[0] > self.MOVED_RADPS:
+                return f"the IMU has sent the same for {same_us / 1e3:.0f} ms"
         if wheels != self._wheels:
-            self._wheels, self._wheels_since_us, self._turned_rad = wheels, now_us, 0.0
+            self._wheels, self._wheels_since_us, self._turned_rad, self._turns = wheels, now_us, 0.0, (0.0, 0.0)
         else:
-            self._turned_rad += s.gyro_radps[1] * (now_us - self._last_us) * 1e-6
+            self._turned_rad += theta_dot_radps * (now_us - self._last_us) * 1e-6
+            self._turns = (min(self._turns[0], self._turned_rad), max(self._turns[1], self._turned_rad))
             same_us = now_us - self._wheels_since_us
-            # A gyro's bias is no turn.
-            if same_us >= self._window_us and abs(self._turned_rad) > max(
-                self.MOVED_RAD, self.BIAS_RADPS * same_us * 1e-6
-            ):
+            swing = self._turns[1] - self._turns[0]
+            swings = same_us >= self._window_us and swing > max(self.MOVED_RAD, self.BIAS_RADPS * same_us * 1e-6)
+            if swings or same_us >= self.RESTING_S * 1e6:
                 return f"the wheel encoders have sent the same for {same_us / 1e3:.0f} ms"
         self._last_us = now_us
         return ""
