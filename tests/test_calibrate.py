@@ -30,8 +30,12 @@ from wheel_leg_driver.calibrate import (
 from wheel_leg_driver.calibrate_cli import command
 from wheel_leg_driver.calibrate_steps import CONSENT, STEPS, StopError, Walk
 from wheel_leg_driver.calibration import Calibration
+from wheel_leg_driver.core import DriverCore
+from wheel_leg_driver.emulated_robot import EmulatedRobot
 from wheel_leg_driver.emulator_control import EmulatorControl, EmulatorError
+from wheel_leg_driver.faults import parse
 from wheel_leg_driver.link import SerialLink
+from wheel_leg_driver.protocol import FrameReader, Status, Telemetry, encode_command
 from wheel_leg_driver.robot import load_robot
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -120,6 +124,12 @@ def emulated(folder: Path, miswired: str = "") -> Iterator[tuple[SerialLink, Emu
         process.wait(10.0)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SerialLink, EmulatorControl]]:
+    with emulated(tmp_path_factory.mktemp("robot")) as robot:
+        yield robot
+
+
 def settled(link: SerialLink, hands: EmulatorControl, injection: str) -> list:
     hands.inject(injection)
     deadline = time.monotonic() + 1.2
@@ -175,26 +185,104 @@ def test_corrected_telemetry_is_that_of_a_robot_wired_rightly(
     assert turns == pytest.approx([1.0 - 0.3, -2.0 - 0.3], abs=0.01)
 
 
-def test_operator_who_stops_leaves_a_disarmed_robot(tmp_path: Path) -> None:
+def drive(miswired: str, calibration: Calibration | None) -> tuple[DriverCore, float]:
+    """Let the driver balance and drive the miswired robot in lock-step; return it and how far the robot came."""
+    described = load_robot("ideal")
+    robot, reader = EmulatedRobot(described, 0, parse(miswired)), FrameReader()
+    core = DriverCore(described, calibration=calibration)
+    command = core.zero()
+    for k in range(1200):
+        (telemetry,) = reader.feed(robot.step(encode_command(command) if command else b""))
+        assert isinstance(telemetry, Telemetry)
+        command = core.on_telemetry(telemetry).command
+        if k == 150:
+            core.arm()
+        core.on_speed(0.3 if k > 500 else 0.0, 0.0)
+    return core, robot.truth()[0]
+
+
+def test_driver_drives_the_miswired_robot_with_the_file_and_falls_without(
+    found: tuple[Calibration, Script, SerialLink, EmulatorControl],
+) -> None:
+    # The operator's balance point was 0.05 rad off; the driver's trim finds that.
+    core, distance_m = drive(MISWIRED, found[0])
+    assert core.mode == "balance"
+    assert 0.5 < distance_m < 1.5
+    # Not the same wiring: an IMU that looks backward makes up for motors that turn backward.
+    backward = "miswire left_motor=-1 right_motor=-1"
+    core, _ = drive(backward, None)
+    assert core.mode == "fault"
+    core, distance_m = drive(backward, Calibration("ideal", torque_signs=(-1, -1)))
+    assert core.mode == "balance"
+    assert 0.5 < distance_m < 1.5
+
+
+def walk_torque(link: SerialLink, script: Script) -> None:
+    Walk(link, script, load_robot("ideal"), Calibration("ideal")).run(["torque"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("", 0.0, "yes"), "so no torque"),
+        # On the floor: arming lets go of it.
+        (("tilt pitch=0.2", 0.7, CONSENT), "stopped: "),
+        (("stand on=1; motor_fault at=0.05 for=0.5", 0.0, CONSENT), "motor"),
+        (("stand on=1; nan_imu at=0.05 for=1", 0.0, CONSENT), "tilted by nan"),
+        (("stand on=1; stall at=0.1 for=0.2", 0.0, CONSENT), "no telemetry"),
+    ],
+)
+def test_anything_odd_stops_the_torque(
+    plain: tuple[SerialLink, EmulatorControl], typed: tuple[str, float, str], said: str
+) -> None:
+    link, hands = plain
+    hands.clear()
+    script = Script(hands, **{f"Type {CONSENT!r}": typed})
+    with pytest.raises(StopError):
+        walk_torque(link, script)
+    assert any(said in text for text in script.said), script.said
+    state = hands.state()
+    assert not state.armed
+    assert state.torque_nm == (0.0, 0.0)
+
+
+class Interrupted(SerialLink):
+    """The person presses Ctrl-C while a wheel turns."""
+
+    armed_frames = 0
+
+    def receive(self, until_s: float) -> list[Telemetry]:
+        frames = super().receive(until_s)
+        self.armed_frames += sum(bool(frame.status & Status.ARMED) for frame in frames)
+        if self.armed_frames >= 10:
+            self.armed_frames = -1000
+            raise KeyboardInterrupt
+        return frames
+
+
+def test_interrupt_disarms(tmp_path: Path) -> None:
     with emulated(tmp_path) as (link, hands):
-        robot, start = load_robot("ideal"), Calibration("ideal")
-        # On the floor: the torque that turns a wheel rolls the robot away under the hand, or tilts it.
-        script = Script(hands, **{f"Type {CONSENT!r}": ("", 0.0, "yes")})
-        with pytest.raises(StopError):
-            Walk(link, script, robot, start).run(["torque"])
-        assert any("no torque" in text for text in script.said)
-        assert not hands.state().armed
-        # A fault during the try stops it, and the firmware is left disarmed.
-        script = Script(hands, **{f"Type {CONSENT!r}": ("stand on=1; motor_fault at=0.05", 0.0, CONSENT)})
-        with pytest.raises(StopError):
-            Walk(link, script, robot, start).run(["torque"])
-        assert any("motor" in text for text in script.said)
-        assert not hands.state().armed
-        # Skipped steps are marked.
-        script = Script(hands, **{"Put the robot upright": ("", 0.0, "s")})
-        assert Walk(link, script, robot, Calibration("ideal", skipped=tuple(STEPS))).run(["rest"]).skipped == tuple(
-            STEPS
-        )
+        link.close()
+        second = Interrupted(str(tmp_path / "tty"))
+        with pytest.raises(KeyboardInterrupt):
+            walk_torque(second, Script(hands))
+        state = hands.state()
+        # By its own hand: a watchdog that had to do it would have latched a fault.
+        assert (state.armed, state.faults) == (False, 0)
+        second.close()
+
+
+def test_skipped_step_is_marked_and_a_step_done_again_forgets_what_rested_on_it(
+    found: tuple[Calibration, Script, SerialLink, EmulatorControl],
+) -> None:
+    calibration, script, link, hands = found
+    hands.inject("stand on=0")
+    again = Walk(link, script, load_robot("ideal"), calibration)
+    script.answers["Put the robot upright"] = ("", 0.0, "s")
+    assert again.run(["rest"]).skipped == ()
+    assert again.run(["mounting"]).skipped == ("zero",)
+    fresh = Walk(link, script, load_robot("ideal"), Calibration("ideal", skipped=tuple(STEPS)))
+    assert fresh.run(["rest"]) == Calibration("ideal", skipped=tuple(STEPS))
 
 
 def lean(axis: int, angle: float) -> np.ndarray:

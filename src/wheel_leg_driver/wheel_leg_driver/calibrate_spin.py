@@ -41,7 +41,8 @@ class Spinner:
     def __init__(self, link: Backend, receive: Callable[[], list[Telemetry]]) -> None:
         """Speak over `link`; `receive` returns its newest telemetry and lets others see it."""
         self._link, self._receive = link, receive
-        self._sequence = 0
+        # Telemetry names the command it heard last: not one of an earlier program must pass for ours.
+        self._sequence = int(time.monotonic() * 1000) & 0xFFFFFFFF
 
     def spin(self, channel: int, largest_nm: float) -> Spin:
         """Let the torque of one channel grow from 0 to largest_nm within a second, until its wheel turns.
@@ -100,10 +101,13 @@ class Spinner:
     def disarm(self) -> None:
         """Zero torque; returns once the firmware says that it is disarmed, and raises PortError where it does not."""
         deadline = time.monotonic() + ANSWER_S
+        first = self._sequence + 1
         while time.monotonic() < deadline:
             self._send((0.0, 0.0), CommandFlag.DISARM)
             with contextlib.suppress(NotSeenError):
-                if not self._newest().status & Status.ARMED:
+                telemetry = self._newest()
+                heard = (telemetry.command_sequence - first) & 0xFFFFFFFF <= self._sequence - first
+                if heard and not telemetry.status & Status.ARMED:
                     return
         raise PortError(
             f"the firmware does not say that it is disarmed within {ANSWER_S} s: switch the robot off. "
