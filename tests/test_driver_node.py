@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 
 from graph import Nodes, Probe, graph
 from h2o_control import topics
+from h2o_control.histogram import Histogram
 from h2o_control.node_tools import STREAM_QOS
 from wheel_leg_driver.driver_node import DriverNode
+from wheel_leg_driver.emulator_control import EmulatorControl
 
 pytestmark = pytest.mark.ros
 
@@ -138,6 +142,100 @@ def test_request_to_an_inactive_driver_is_refused_and_forgotten(tmp_path: Path) 
         nodes.stop()
 
 
+def test_driver_finds_its_robot_again_and_does_not_arm_it(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot("ideal")
+    probe.arm()
+    probe.spin(0.5)
+    control = EmulatorControl(str(nodes.folder / "tty"))
+    control.inject("unplug for=0.5")
+    probe.wait(lambda: probe.mode == topics.FAULT, "fault after the unplugging", 3.0)
+    assert "link lost" in probe.reason
+    assert not probe.call(topics.ARM).success
+    probe.joints.clear()
+    probe.wait(lambda: len(probe.joints) > 20, "telemetry after the replugging", 5.0)
+    assert probe.mode == topics.FAULT, "what was latched stays so"
+    assert not control.state().armed
+    assert probe.call(topics.DISARM).success
+    probe.spin(1.5)
+    probe.arm()
+
+
+def test_emergency_stop_by_topic_and_in_every_state_of_the_node(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path)
+    link = tmp_path / "tty"
+    parameters = {"robot": "ideal", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
+    node, probe = None, None
+    try:
+        nodes.start("emulator", "--robot", "ideal", "--link", str(link))
+        rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
+        node, probe = DriverNode(), Probe()
+        probe._executor.add_node(node)
+        probe.arm()
+        stop = probe.node.create_publisher(Bool, topics.ESTOP_TOPIC, STREAM_QOS)
+        probe.wait(lambda: stop.get_subscription_count() > 0, "driver listening")
+        stop.publish(Bool(data=False))
+        probe.spin(0.3)
+        assert probe.mode == topics.BALANCE, "false does nothing"
+        stop.publish(Bool(data=True))
+        probe.wait(lambda: probe.mode == topics.FAULT, "fault")
+        assert probe.reason == "emergency stop"
+        node.trigger_deactivate()
+        node.trigger_activate()
+        probe.wait(lambda: probe.mode == topics.FAULT, "an emergency stop that outlives an activation")
+        assert not probe.call(topics.ARM).success
+        probe.call(topics.DISARM)
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+        assert probe.call(topics.ESTOP).success, "works unconfigured, too"
+        node.trigger_configure()
+        node.trigger_activate()
+        probe.wait(lambda: probe.mode == topics.FAULT, "the stop of an unconfigured driver")
+        probe.call(topics.DISARM)
+        probe.spin(1.5)
+        probe.arm()
+        node.trigger_shutdown()
+        assert not EmulatorControl(str(link)).state().armed
+    finally:
+        if node is not None:
+            node.make_safe()
+            node.destroy_node()
+        if probe is not None:
+            probe.node.destroy_node()
+        rclpy.try_shutdown()
+        nodes.stop()
+
+
+def test_diagnostics_tell_ages_rates_and_limits(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    found: dict[str, dict[str, str]] = {}
+
+    def take(message: DiagnosticArray) -> None:
+        found.update({s.name: {v.key: v.value for v in s.values} for s in message.status})
+
+    probe.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, take, STREAM_QOS)
+    nodes.start_robot("ideal")
+    probe.arm()
+    probe.spin(2.0)
+    assert {"driver", "driver: link", "driver: timing", "driver: limits", "driver: power"} <= set(found)
+    assert float(found["driver: link"]["telemetry rate (Hz)"]) == pytest.approx(200, rel=0.3)
+    assert float(found["driver: power"]["battery (V)"]) > 20
+    loop = Histogram.from_text(found["driver: timing"]["read to write histogram (ms)"])
+    assert loop.count > 100
+    assert 0 < loop.percentile(50) < 0.02
+    trip = Histogram.from_text(found["driver: timing"]["sensor to torque histogram (ms)"])
+    assert 0.004 < trip.percentile(50) < 0.03, "the frame that confirms a command is a step or two younger"
+
+
+def test_backend_of_ones_own_takes_the_place_of_the_serial_port(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    backend = Path(__file__).parents[1] / "examples" / "my_motors.py"
+    nodes.start("driver_node", backend=f"{backend}:MyMotors", robot="ideal", port="none", auto_activate="true")
+    probe.arm()
+    probe.spin(2.0)
+    assert probe.mode == topics.BALANCE, probe.reason
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
@@ -173,7 +271,11 @@ def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, m
         ({"port": "/dev/ttyNothingHere", "auto_activate": "true"}, "no serial port '/dev/ttyNothingHere'"),
         ({"robot": "idael", "auto_activate": "true"}, "Did you mean 'ideal'?"),
         ({"tilt_lim_rad": 0.3}, "Did you mean 'tilt_rad'?"),
-        ({"staleness_s": 9.0}, "staleness_s must be float, between 0.005 and 0.029"),
+        ({"staleness_s": 9.0}, "staleness_s must be float, between 0.002 and 0.029"),
+        ({"tilt_action": "blance", "auto_activate": "true"}, "Did you mean 'balance'?"),
+        ({"calibration": "nowhere.yaml", "auto_activate": "true"}, "nowhere.yaml"),
+        ({"backend": "nowhere:Class", "auto_activate": "true"}, "cannot load backend 'nowhere:Class'"),
+        ({"port": "usb:12345", "auto_activate": "true"}, "no USB serial device with the number '12345'"),
     ],
 )
 def test_wrong_parameter_ends_the_driver_with_status_2(

@@ -26,7 +26,7 @@ SUMMARIES = {
     "inject": ("wheel_leg_driver", "do something to a running emulated robot: a fault, a hand that tilts it"),
     "calibrate": ("wheel_leg_driver", "find pitch zero, IMU mounting, wheel and torque signs, step by step"),
     "teleop": ("h2o_control", "drive the robot by keyboard"),
-    "operate": ("h2o_control", "one request to the running robot: arm, disarm, e-stop, policy on or off, posture, swap"),
+    "operate": ("h2o_control", "one request to the running robot: arm, e-stop, policy on, sit, swap, status, …"),
     "robot": ("h2o_training", "list, show, blend and draw descriptions of robots; write them as URDF or MJCF"),
     "dataset": ("h2o_training", "build a dataset from bags, or from the text log of a real robot"),
     "train": ("h2o_training", "train a policy from a configuration file"),

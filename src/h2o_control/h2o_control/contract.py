@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class Interface:
         """Control step in seconds."""
         return 1.0 / self.rate_hz
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash that driver, bag, dataset and policy must share."""
         return digest(self)

@@ -14,7 +14,7 @@ Topic            type                     content
                                           observation it answers; frame_id is the mode in command
 /mode            std_msgs/String          latched: the mode in command and, after a colon, the reason of the last change
 /shadow_torque   sensor_msgs/JointState   as /wheel_torque, from a candidate that watches: recorded, never obeyed
-/policy          std_msgs/String          latched: JSON about the policy that answers on /wheel_torque (file, hash, task)
+/policy          std_msgs/String          latched: JSON, which policy answers on /wheel_torque (file, hash, task)
 /interface       std_msgs/String          latched: the interface as canonical JSON
 /battery         sensor_msgs/BatteryState
 /cmd_vel         geometry_msgs/TwistStamped

@@ -24,7 +24,18 @@ from std_srvs.srv import SetBool, Trigger
 from h2o_control import topics
 from h2o_control.clock import ClockMap, WallStamp
 from h2o_control.errors import UserError
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.node_tools import (
+    LATCHED_QOS,
+    STEADY_CLOCK,
+    STREAM_QOS,
+    Parameter,
+    declare,
+    publisher,
+    run,
+    steady_timer,
+    subscription,
+    value,
+)
 from h2o_control.realtime import REALTIME_PARAMETERS, make_real_time
 from wheel_leg_driver.backend import SERIAL, Backend, PortError, connect
 from wheel_leg_driver.calibration import load_calibration
@@ -100,18 +111,18 @@ class DriverNode(LifecycleNode):
 
     def _join_graph(self) -> None:
         """Create what stays for the node's life: configured twice, it must not answer twice."""
-        self._odom = self.create_publisher(Odometry, topics.ODOM, STREAM_QOS)
-        self._imu = self.create_publisher(Imu, topics.IMU, STREAM_QOS)
-        self._joints = self.create_publisher(JointState, topics.JOINT_STATES, STREAM_QOS)
-        self._command = self.create_publisher(JointState, topics.WHEEL_COMMAND, STREAM_QOS)
-        self._battery = self.create_publisher(BatteryState, topics.BATTERY, STREAM_QOS)
-        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
-        self._mode = self.create_publisher(String, topics.MODE, LATCHED_QOS)
-        self._interface = self.create_publisher(String, topics.INTERFACE, LATCHED_QOS)
-        self.create_subscription(TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
-        self.create_subscription(JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
-        self.create_subscription(Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
-        self.create_subscription(Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
+        self._odom = publisher(self, Odometry, topics.ODOM, STREAM_QOS)
+        self._imu = publisher(self, Imu, topics.IMU, STREAM_QOS)
+        self._joints = publisher(self, JointState, topics.JOINT_STATES, STREAM_QOS)
+        self._command = publisher(self, JointState, topics.WHEEL_COMMAND, STREAM_QOS)
+        self._battery = publisher(self, BatteryState, topics.BATTERY, STREAM_QOS)
+        self._diagnostics = publisher(self, DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
+        self._mode = publisher(self, String, topics.MODE, LATCHED_QOS)
+        self._interface = publisher(self, String, topics.INTERFACE, LATCHED_QOS)
+        subscription(self, TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
+        subscription(self, JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
+        subscription(self, Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
+        subscription(self, Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
         requests: dict[str, Callable[[DriverCore], None]] = {
             topics.ARM: DriverCore.arm,
             topics.STAND_UP: lambda core: core.move_to(core.posture.standing_m),
@@ -256,7 +267,9 @@ class DriverNode(LifecycleNode):
         except PortError as error:
             if patience_s <= 0:
                 raise
-            self.get_logger().warning(f"waiting: {error}", throttle_duration_sec=REMIND_S)
+            self.get_logger().warning(
+                f"waiting: {error}", throttle_duration_sec=REMIND_S, throttle_time_source_type=STEADY_CLOCK
+            )
             time.sleep(RETRY_S)
             return
         with self._lock:
@@ -330,7 +343,7 @@ class DriverNode(LifecycleNode):
                 self._timing.written(command.sequence, telemetry.device_time_us, arrived_s, arrived_s, now)
             self._recent.append((stamp_ns, telemetry.device_time_us, arrived_s, time.monotonic()))
         messages = self._messages
-        stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+        stamp = stamp_of(stamp_ns)
         messages.fill(stamp, telemetry, tick.telemetry, tick.estimate)
         # The observation goes first: a commander is waiting for it.
         self._odom.publish(messages.odom)
@@ -466,12 +479,18 @@ class DriverNode(LifecycleNode):
             self.get_logger().warning(
                 f"refused torque from {', '.join(core.intruders)}: another one is in command",
                 throttle_duration_sec=REMIND_S,
+                throttle_time_source_type=STEADY_CLOCK,
             )
         message = self._reporter.report(
             time.monotonic(), core, self._timing, self._clock_map, self._link, self._telemetry, others
         )
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = stamp_of(self._wall.now_ns())
         self._diagnostics.publish(message)
+
+
+def stamp_of(time_ns: int) -> Time:
+    """Return a time in ns as a message."""
+    return Time(sec=time_ns // 1_000_000_000, nanosec=time_ns % 1_000_000_000)
 
 
 def publisher_of(info: dict[str, Any]) -> str:
