@@ -107,6 +107,7 @@ class Walk:
             StopError: the operator stops; nothing is to be written.
             PortError: the robot is gone.
         """
+        self._operator.say("At every question: s skips the step, q or Ctrl-C stops. The file is written at the end.")
         walks: dict[str, Callable[[], None]] = {name: getattr(self, f"_{name}") for name in STEPS}
         self._hear()
         for name in steps:
@@ -176,7 +177,7 @@ class Walk:
         return answer.strip()
 
     def _choose(self, question: str, live: bool = True) -> str:
-        answer = self._type(f"{question} (s skips this step, q stops)", live)
+        answer = self._type(question, live)
         if answer.lower() == "s":
             raise SkipError
         if answer.lower() == "q":
@@ -218,7 +219,7 @@ class Walk:
         self._choose("Put the robot upright on the floor, legs standing, and hold it still. Enter when it is")
         seen = pose(self._record(2.0), STILL_RATE_RADPS)
         bias = gyro_bias(seen)
-        self._know(gyro_bias_radps=bias)
+        self._know(gyro_bias_radps=tuple(_readable(rate) for rate in bias))
         noise = float(seen.noise_radps.max())
         self._operator.say(
             f"Seen: gyro bias ({bias[0]:+.4f}, {bias[1]:+.4f}, {bias[2]:+.4f}) rad/s, noise {noise:.4f} rad/s, "
@@ -247,14 +248,12 @@ class Walk:
             raise NotSeenError(f"the two upright poses are {math.degrees(apart):.0f}° apart: hold it upright twice")
         mean = upright.up + again.up
         found = mounting(mean / np.linalg.norm(mean), forward.up, left.up)
-        self._know(
-            imu_roll_rad=found.roll_rad, imu_pitch_rad=found.pitch_rad, imu_yaw_rad=found.yaw_rad, pitch_zero_rad=0.0
-        )
+        roll, pitch, yaw = (_readable(a) for a in (found.roll_rad, found.pitch_rad, found.yaw_rad))
+        self._know(imu_roll_rad=roll, imu_pitch_rad=pitch, imu_yaw_rad=yaw, pitch_zero_rad=0.0)
         # The pitch zero of another mounting says nothing about this one.
         self._mark("zero", skipped=True)
         angles = ", ".join(
-            f"{name} {math.degrees(angle):+.1f}°"
-            for name, angle in (("roll", found.roll_rad), ("pitch", found.pitch_rad), ("yaw", found.yaw_rad))
+            f"{name} {math.degrees(angle):+.1f}°" for name, angle in (("roll", roll), ("pitch", pitch), ("yaw", yaw))
         )
         self._operator.say(
             f"Seen: the IMU is turned by {angles}; the leans fit to {math.degrees(found.misfit_rad):.1f}°, "
@@ -275,7 +274,7 @@ class Walk:
             raise NotSeenError(f"its pitch varied by {spread:.3f} rad and it leaned sideways by {roll:+.2f} rad")
         if not abs(mean) <= PITCH_ZERO_LIMIT_RAD:
             raise NotSeenError(f"pitch is {mean:+.2f} rad there, far from upright: do step mounting first")
-        self._know(pitch_zero_rad=mean)
+        self._know(pitch_zero_rad=_readable(mean))
         self._operator.say(f"Seen: in balance at {mean:+.4f} rad ({math.degrees(mean):+.2f}°), ± {spread:.4f}")
 
     def _wheels(self) -> None:
@@ -333,7 +332,7 @@ class Walk:
         signs, begun = [1, 1], []
         for channel in (0, 1):
             if channel:
-                self._choose(f"Stop the wheel by hand. Enter for the other one ({CONSENT} still)")
+                self._choose("Stop the wheel by hand. Both still in the air? Enter turns the other one")
             wheel = 1 - channel if self.calibration.swapped else channel
             turn_rad, begun_nm = self._turn(channel, wheel, limit)
             signs[wheel] = 1 if turn_rad > 0 else -1
@@ -357,3 +356,8 @@ class Walk:
             if largest_nm >= limit_nm:
                 raise NotSeenError(f"{limit_nm:.2f} Nm does not turn the {('left', 'right')[wheel]} wheel: is it free?")
             largest_nm = min(2 * largest_nm, limit_nm)
+
+
+def _readable(value: float) -> float:
+    # A microradian is nothing to a sensor and a line of digits to a reader; -0.0 would look like a finding.
+    return round(value, 6) + 0.0
