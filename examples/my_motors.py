@@ -4,7 +4,7 @@
 Here it is the emulated robot's firmware in the same process, so that the example runs anywhere; with motors of your
 own, `receive` reads their bus and `send` writes it. Run it:
 
-    driver_node --ros-args -p backend:=examples/my_motors.py:MyMotors -p robot:=worn -p port:=none -p auto_activate:=true
+    driver_node --ros-args -p backend:=examples/my_motors.py:MyMotors -p robot:=worn -p auto_activate:=true
 
 What every backend owes the driver is in wheel_leg_driver/backend.py. A watchdog belongs into the motors: this one,
 like any in the driver's process, dies with it.
