@@ -4,30 +4,48 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import select
+import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 from std_srvs.srv import Trigger
 
 from h2o_control import middleware, topics
 from h2o_control.contract import pitch_rad
 from h2o_control.errors import UserError
+from h2o_control.node_tools import steady_timer
 from h2o_control.operator_node import TICK_S, OperatorNode
 
 SPEED_STEP_MPS, YAW_STEP_RADPS = 0.05, 0.2
 SPEED_MAX_MPS, YAW_MAX_RADPS = 1.0, 1.5
 ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[D": "left", "\x1b[C": "right"}
-HELP = "arrows drive · s stop · a arm · d disarm · space E-STOP · p policy on/off · r/t start/stop episode · q quit"
+HEIGHT_STEP_M = 0.01
+HELP = (
+    "space E-STOP · arrows drive · s stop · a arm · d disarm · p policy on/off\n"
+    "u stand up · j sit down · [ ] lower, higher · r t start, stop episode · q quit"
+)
+#: What to do next, by mode.
+NEXT = {
+    topics.DISARMED: "hold the robot upright and press a",
+    topics.HOLD: "it balances on the spot and obeys nothing else: take hold of it, then d, and a to go on",
+    topics.FAULT: "zero torque: pick it up, then d, and a to go on",
+}
+#: Modes in which the robot turns as it is told; it drives as it is told in balance alone.
+STEERED = (topics.BALANCE, topics.TORQUE)
+LOST = (signal.SIGHUP, signal.SIGTERM)
 
 
 class KeyboardNode(OperatorNode):
@@ -39,15 +57,17 @@ class KeyboardNode(OperatorNode):
         self.yaw_radps = 0.0
         self.quit = False
         self._start = self.create_client(Trigger, topics.START_EPISODE)
-        self._stop = self.create_client(Trigger, topics.STOP_EPISODE)
+        self._end = self.create_client(Trigger, topics.STOP_EPISODE)
 
     def press(self, key: str) -> None:
         """Act on one key."""
         if key == " ":
             self.v_mps = self.yaw_radps = 0.0
-            self.call(self.estop, urgent=True)
-        elif key in ARROWS.values() and self.mode != topics.BALANCE:
-            self.refusal = "arrows drive while the driver balances: arm first"
+            self.stop_now()
+        elif key in ("up", "down") and self.mode != topics.BALANCE:
+            self.refusal = "up and down drive while the driver balances, not a policy: arm first"
+        elif key in ("left", "right") and self.mode not in STEERED:
+            self.refusal = "left and right turn an armed robot: arm first"
         elif key in ("up", "down"):
             step = SPEED_STEP_MPS if key == "up" else -SPEED_STEP_MPS
             self.v_mps = max(-SPEED_MAX_MPS, min(SPEED_MAX_MPS, round(self.v_mps + step, 3)))
@@ -62,17 +82,32 @@ class KeyboardNode(OperatorNode):
             self.call(self.disarm, urgent=True)
         elif key == "p":
             self.call(self.torque_mode, on=self.mode != topics.TORQUE)
+        elif key == "u":
+            self.call(self.stand_up)
+        elif key == "j":
+            self.call(self.sit_down)
+        elif key in ("[", "]"):
+            self._step_height(HEIGHT_STEP_M if key == "]" else -HEIGHT_STEP_M)
         elif key == "r":
             self.call(self._start)
         elif key == "t":
-            self.call(self._stop)
+            self.call(self._end)
         elif key in ("q", "\x03"):
             self.quit = True
 
+    def _step_height(self, step_m: float) -> None:
+        if self.mode != topics.BALANCE or math.isnan(self.height_m):
+            self.refusal = "the legs move while the driver balances: arm first"
+            return
+        self.said = self.refusal = ""
+        self.take_height(round(self.height_m + step_m, 3))
+
     def tick(self) -> None:
-        """Repeat the speed command; whenever the driver does not balance, it goes back to zero."""
+        """Repeat the speed command; whenever the driver does not obey it, it goes back to zero."""
         if self.mode != topics.BALANCE:
-            self.v_mps = self.yaw_radps = 0.0
+            self.v_mps = 0.0
+        if self.mode not in STEERED:
+            self.yaw_radps = 0.0
         self.drive(self.v_mps, self.yaw_radps)
 
     def screen(self) -> Table:
@@ -81,10 +116,18 @@ class KeyboardNode(OperatorNode):
         q = pose.orientation
         pitch = pitch_rad(q.w, q.x, q.y, q.z)
         table = Table.grid(padding=(0, 2))
-        table.add_row("mode", f"[bold]{self.mode or 'no driver yet'}[/bold]  {self.reason}")
+        style = "bold red" if self.mode in (topics.HOLD, topics.FAULT) else "bold"
+        mode = Text.assemble((self.mode or "no driver yet", style), "  ", self.reason)
+        table.add_row("mode", mode)
+        table.add_row("", f"[cyan]{NEXT.get(self.mode, '')}[/cyan]")
         table.add_row("command", f"{self.v_mps:+.2f} m/s   {self.yaw_radps:+.1f} rad/s")
-        table.add_row("robot", f"x {pose.position.x:+.2f} m   v {twist.linear.x:+.2f} m/s   pitch {pitch:+.3f} rad")
-        table.add_row("", f"[yellow]{self.refusal}[/yellow]")
+        table.add_row(
+            "robot",
+            f"x {pose.position.x:+.2f} m   v {twist.linear.x:+.2f} m/s   pitch {pitch:+.3f} rad   "
+            f"height {self.height_m:.3f} m",
+        )
+        # Answers come from other nodes: what looks like markup in them is text.
+        table.add_row("answer", Text(self.refusal or self.said, style="yellow" if self.refusal else ""))
         table.add_row("keys", HELP)
         return table
 
@@ -95,16 +138,24 @@ def single_keys() -> Iterator[None]:
     saved = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
+        mode = termios.tcgetattr(sys.stdin)
+        # Ctrl-S would stop the screen, and with it the program that listens to the space bar.
+        mode[0] &= ~termios.IXON
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)
+        with suppress(termios.error, OSError):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)
 
 
 def read_keys() -> list[str]:
-    """Return the keys pressed since the last call, without waiting."""
+    """Return the keys pressed since the last call, without waiting; raise OSError where the terminal is gone."""
     if not select.select([sys.stdin], [], [], 0.0)[0]:
         return []
-    text = os.read(sys.stdin.fileno(), 64).decode(errors="ignore")
+    data = os.read(sys.stdin.fileno(), 64)
+    if not data:
+        raise OSError("end of the terminal's input")
+    text = data.decode(errors="ignore")
     keys: list[str] = []
     while text:
         arrow = next((a for a in ARROWS if text.startswith(a)), None)
@@ -113,31 +164,58 @@ def read_keys() -> list[str]:
     return keys
 
 
+def show(live: Live, screen: Table) -> None:
+    """Draw, unless the terminal takes nothing: keys count more than the screen."""
+    if select.select([], [sys.stdout], [], 0.0)[1]:
+        live.update(screen, refresh=True)
+
+
+def control(node: KeyboardNode, executor: SingleThreadedExecutor, signals: list[int]) -> None:
+    """Read keys and drive until the operator quits, a signal comes, or the terminal is gone (OSError)."""
+    with single_keys(), Live(node.screen(), console=Console(), auto_refresh=False) as live:
+        while not node.quit and not signals:
+            executor.spin_once(timeout_sec=TICK_S / 2)
+            for key in read_keys():
+                node.press(key)
+            show(live, node.screen())
+
+
 def command(argv: Sequence[str]) -> int:
     """Run `h2o-robot teleop`; see --help."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot teleop",
-        description="Drive the robot from this terminal: arm, drive, start episodes, run a policy, stop.",
+        description="Drive the robot from this terminal: arm, drive, crouch, start episodes, run a policy, stop. "
+        "When the terminal is lost or the program interrupted, the robot stops and a policy loses command.",
         epilog="example: h2o-robot teleop",
     )
     parser.parse_args(argv)
     if not sys.stdin.isatty():
         raise UserError("the keyboard needs a terminal: run it by itself, not from a launch file or a pipe")
     middleware.apply_defaults()
-    rclpy.init(args=[])
+    signals: list[int] = []
+    # The middleware's own handlers would take away the means to stop the robot before it is stopped.
+    handlers = {n: signal.signal(n, lambda got, _frame: signals.append(got)) for n in (signal.SIGINT, *LOST)}
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    lost = False
     try:
         node = KeyboardNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        node.create_timer(TICK_S, node.tick)
-        with single_keys(), Live(node.screen(), console=Console(), auto_refresh=False) as live:
-            while rclpy.ok() and not node.quit:
-                executor.spin_once(timeout_sec=TICK_S / 2)
-                for key in read_keys():
-                    node.press(key)
-                live.update(node.screen(), refresh=True)
-        node.drive(0.0, 0.0)
-        node.destroy_node()
+        steady_timer(node, TICK_S, node.tick)
+        try:
+            control(node, executor, signals)
+        except OSError:
+            lost = True
+        finally:
+            if node.quit and not signals:
+                node.drive(0.0, 0.0)
+            else:
+                node.release()
+            node.destroy_node()
     finally:
         rclpy.try_shutdown()
-    return 0
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if signal.SIGINT in signals:
+        raise KeyboardInterrupt
+    return 1 if lost or signals else 0

@@ -6,25 +6,35 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 
-#: Speed commands are repeated this often; the driver forgets one after half a second.
+#: Speed commands are repeated this often; the driver forgets one after 0.2 s.
 TICK_S = 0.05
 #: What was refused is not asked for again before this.
 RETRY_S = 0.5
+#: Key of the driver's diagnostics.
+HEIGHT = "height of hips (m)"
 
 
 class OperatorNode(Node):
-    """Knows the driver's mode and the robot's state, commands speed, calls services."""
+    """Knows the driver's mode and the robot's state, commands speed, calls services.
+
+    Attributes:
+        mode, reason: in command, and the reason of the last change.
+        falls, holds: how often a fault stopped the robot, and how often a limit made the driver hold it.
+        height_m: of the hips above the axle; NaN before the driver has said it.
+        said: the last answer to a request; `refusal` is the same where it was not granted, else "".
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -32,18 +42,26 @@ class OperatorNode(Node):
         self.reason = ""
         self.mode_since_s = time.monotonic()
         self.falls = 0
+        self.holds = 0
         self.odom = Odometry()
+        self.height_m = float("nan")
+        self.said = ""
         self.refusal = ""
         self._pending: Future[Any] | None = None
         self._retry_at_s = 0.0
         self._created_s = time.monotonic()
         self._speed = self.create_publisher(TwistStamped, topics.CMD_VEL, STREAM_QOS)
+        self._height = self.create_publisher(Float64, topics.CMD_HEIGHT, STREAM_QOS)
+        self._stop = self.create_publisher(Bool, topics.ESTOP_TOPIC, STREAM_QOS)
         self.arm = self.create_client(Trigger, topics.ARM)
         self.disarm = self.create_client(Trigger, topics.DISARM)
         self.estop = self.create_client(Trigger, topics.ESTOP)
         self.torque_mode = self.create_client(SetBool, topics.TORQUE_MODE)
+        self.stand_up = self.create_client(Trigger, topics.STAND_UP)
+        self.sit_down = self.create_client(Trigger, topics.SIT_DOWN)
         self.create_subscription(String, topics.MODE, self._on_mode, LATCHED_QOS)
         self.create_subscription(Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
+        self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, STREAM_QOS)
 
     @property
     def in_mode_s(self) -> float:
@@ -54,12 +72,18 @@ class OperatorNode(Node):
         mode, _, self.reason = message.data.partition(": ")
         if mode != self.mode:
             self.mode_since_s = time.monotonic()
-            if mode == topics.FAULT:
-                self.falls += 1
+            self.falls += mode == topics.FAULT
+            self.holds += mode == topics.HOLD
         self.mode = mode
 
     def _on_odom(self, message: Odometry) -> None:
         self.odom = message
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            for pair in status.values:
+                if status.name == "driver" and pair.key == HEIGHT:
+                    self.height_m = float(pair.value)
 
     def drive(self, v_mps: float, yaw_radps: float) -> None:
         """Command a speed and a yaw rate now."""
@@ -69,8 +93,29 @@ class OperatorNode(Node):
         message.twist.angular.z = yaw_radps
         self._speed.publish(message)
 
+    def take_height(self, height_m: float) -> None:
+        """Ask for a height of the hips above the axle; the driver's log says where it refuses."""
+        self._height.publish(Float64(data=height_m))
+
+    def stop_now(self) -> None:
+        """Stop the robot, whatever else is going on: by the topic and, where it answers, by the service."""
+        self.stop_by_topic()
+        self.call(self.estop, urgent=True)
+
+    def stop_by_topic(self) -> None:
+        """Stop the robot by the topic alone."""
+        self._stop.publish(Bool(data=True))
+
+    def release(self) -> None:
+        """Let go for good: speed zero, and a policy in command loses it; does not wait for an answer."""
+        self.drive(0.0, 0.0)
+        if self.mode == topics.TORQUE and self.torque_mode.service_is_ready():
+            self.torque_mode.call_async(SetBool.Request(data=False))
+            # A node that is destroyed at once takes what it has just sent with it.
+            time.sleep(0.1)
+
     def call(self, client: Client[Any, Any, Any], on: bool | None = None, urgent: bool = False) -> None:
-        """Call a service of the driver; refusals are logged and kept in `refusal`.
+        """Call a service; the answer is kept in `said`, refusals are logged and kept in `refusal`.
 
         Args:
             client: of a Trigger service, or of a SetBool service where `on` is given.
@@ -81,8 +126,9 @@ class OperatorNode(Node):
         if not urgent and (busy or time.monotonic() < self._retry_at_s):
             return
         if not client.service_is_ready():
+            self.refusal = f"nobody offers {client.srv_name}"
             if time.monotonic() - self._created_s > 10.0:
-                self.get_logger().warning("the driver is not there", throttle_duration_sec=5.0)
+                self.get_logger().warning(self.refusal, throttle_duration_sec=5.0)
             return
         request = Trigger.Request() if on is None else SetBool.Request(data=on)
         self._pending = client.call_async(request)
@@ -90,8 +136,11 @@ class OperatorNode(Node):
 
     def _answered(self, future: Future[Any]) -> None:
         answer = future.result()
-        self.refusal = ""
-        if answer is not None and not answer.success:
+        self.refusal = self.said = ""
+        if answer is None:
+            return
+        self.said = answer.message
+        if not answer.success:
             self.refusal = answer.message
             self._retry_at_s = time.monotonic() + RETRY_S
             self.get_logger().warning(f"refused: {answer.message}", throttle_duration_sec=2.0)

@@ -7,7 +7,7 @@ import sys
 
 from h2o_control import topics
 from h2o_control.errors import ConfigError, nearest
-from h2o_control.node_tools import Parameter, declare, run, value
+from h2o_control.node_tools import Parameter, declare, run, steady_timer, value
 from h2o_control.operator_node import TICK_S, OperatorNode
 from h2o_control.operator_script import ScriptedOperator
 
@@ -16,11 +16,13 @@ PARAMETERS = (
     Parameter("operator", "script", "script drives for data, deploy runs a policy"),
     Parameter("duration_s", 90.0, "how long to drive, or to leave the policy in command, s", 1.0, 36000.0),
     Parameter("seed", 0, "of the script"),
-    Parameter("max_falls", 0, "after how many falls the robot is still picked up and armed again", 0, 1000),
+    Parameter("max_falls", 0, "after how many falls and holds the robot is still picked up and armed again", 0, 1000),
     Parameter("settle_s", 2.0, "how long the driver balances before anything else happens, s", 0.2, 60.0),
 )
 #: How long the operator takes to pick up a fallen robot and hold it upright.
 PICK_UP_S = 2.0
+#: How long the operator looks at a robot that a fault stopped, or that the driver holds and brings to rest.
+LOOK_S = {topics.FAULT: 0.5, topics.HOLD: 1.5}
 
 
 class TeleopNode(OperatorNode):
@@ -40,25 +42,25 @@ class TeleopNode(OperatorNode):
         self._max_falls = int(value(self, "max_falls"))
         self._driven_s = 0.0
         self._handed_over = False
-        self.create_timer(TICK_S, self._tick)
+        steady_timer(self, TICK_S, self._tick)
 
     def _tick(self) -> None:
         if self._kind == "deploy" and self._handed_over:
             # The time that the driver's own balance has to help out counts too.
             self._driven_s += TICK_S
-        if self.falls > self._max_falls and not self.exit_code:
+        if self.falls + self.holds > self._max_falls and not self.exit_code:
             self.get_logger().error(
-                f"fallen or stopped {self.falls} times in {self._driven_s:.0f} s ({self.reason}): not armed again, "
-                "max_falls says how often that is done"
+                f"{self._stops()} in {self._driven_s:.0f} s: {self.reason}. Not armed again, max_falls says how often "
+                "that is done"
             )
             self.exit_code = 1
         if self._driven_s >= self._duration_s or self.exit_code:
             self._finish()
         elif self.mode == topics.DISARMED:
-            if self.in_mode_s > (PICK_UP_S if self.falls else 1.0):
+            if self.in_mode_s > (PICK_UP_S if self.falls + self.holds else 1.0):
                 self.call(self.arm)
-        elif self.mode == topics.FAULT:
-            if self.in_mode_s > 0.5:
+        elif self.mode in LOOK_S:
+            if self.in_mode_s > LOOK_S[self.mode]:
                 self.call(self.disarm)
         elif self.mode == topics.TORQUE:
             self._handed_over = True
@@ -80,16 +82,23 @@ class TeleopNode(OperatorNode):
             self.call(self.torque_mode, on=False)
         elif self.mode == topics.BALANCE and self._kind == "deploy" and self.in_mode_s < 1.0:
             self.drive(0.0, 0.0)
-        elif self.mode in (topics.BALANCE, topics.FAULT):
+        elif self.mode in (topics.BALANCE, topics.HOLD, topics.FAULT):
             self.call(self.disarm)
         else:
-            self.get_logger().info(f"done: {self._driven_s:.0f} s, {self.falls} falls")
+            self.get_logger().info(f"done: {self._driven_s:.0f} s, {self._stops()}")
             self.finished = True
 
+    def _stops(self) -> str:
+        return f"fallen or stopped {times(self.falls)}, held {times(self.holds)}"
+
     def make_safe(self) -> None:
-        """Leave the robot standing still: an operator who walks away lets go of the stick."""
-        if self.mode == topics.BALANCE:
-            self.drive(0.0, 0.0)
+        """Leave the robot standing still: an operator who walks away lets go of the stick and of the policy."""
+        self.release()
+
+
+def times(count: int) -> str:
+    """Write how often in words."""
+    return f"{count} time{'' if count == 1 else 's'}"
 
 
 def main() -> None:
