@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from fault_bench import STEP_S, Bench
 from h2o_control.contract import pitch_rad
+from wheel_leg_driver.black_box import TRACE_ROWS
 from wheel_leg_driver.core import DriverCore
-from wheel_leg_driver.emulated_robot import TRACE_ROWS, EmulatedRobot
-from wheel_leg_driver.faults import EVER, KINDS, InjectionError, describe_kinds, parse
+from wheel_leg_driver.emulated_robot import EmulatedRobot
+from wheel_leg_driver.fault_kinds import EVER, KINDS, describe_kinds
+from wheel_leg_driver.faults import InjectionError, parse
 from wheel_leg_driver.firmware import WATCHDOG_US, Firmware
 from wheel_leg_driver.plant import make_plant
 from wheel_leg_driver.protocol import Fault, FrameReader, Status, Telemetry, encode_command

@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
-
-from wheel_leg_driver.faults import FIRMWARE, HAND, KINDS, SENSOR, WIRE, Injection, InjectionError
+from wheel_leg_driver.black_box import TRACE_ROWS, BlackBox, TraceRow
+from wheel_leg_driver.fault_kinds import HAND, KINDS, SENSOR, WIRE
+from wheel_leg_driver.faults import Injection, InjectionError
 from wheel_leg_driver.firmware import SUBSTEP_US, Firmware
 from wheel_leg_driver.hands import HandledPlant
 from wheel_leg_driver.plant import Plant, make_plant
@@ -24,38 +23,11 @@ from wheel_leg_driver.robot import Robot
 from wheel_leg_driver.sensor_faults import FaultySensors
 from wheel_leg_driver.wire_faults import WireFaults
 
-#: Below this the microcontroller has no supply.
-BROWN_OUT_V = 12.0
-TRACE_ROWS = 30_000
 _LATCHED = {"motor_fault": Fault.MOTOR, "imu_fault": Fault.IMU}
 #: What a person does to a body or wheels that the motors do not move.
 _BY_PERSON = ("tilt", "push_wheels", "shake")
 #: Of these, a new one takes the place of the old.
 _ONE_AT_A_TIME = ("tilt", "shake", "stand", "miswire")
-
-
-class TraceRow(NamedTuple):
-    """What the black box keeps of a motor-loop step, at its end.
-
-    Attributes:
-        elapsed_us: device time that does not start again at a reset of the microcontroller.
-        device_time_us: the microcontroller's clock.
-        host_monotonic_s: this machine's.
-        left_nm, right_nm: setpoints at the motors.
-        theta_rad, x_m: where the body really is.
-        armed: 1 while torque reaches the motors.
-        fault_bits: latched faults, see protocol.Fault.
-    """
-
-    elapsed_us: float
-    device_time_us: float
-    host_monotonic_s: float
-    left_nm: float
-    right_nm: float
-    theta_rad: float
-    x_m: float
-    armed: float
-    fault_bits: float
 
 
 @dataclasses.dataclass
@@ -83,7 +55,7 @@ class EmulatedRobot:
         self._schedule: list[Scheduled] = []
         self._steps = round(1e6 / robot.interface.rate_hz) // SUBSTEP_US
         self._off = False
-        self._trace = np.zeros((TRACE_ROWS, len(TraceRow._fields)))
+        self._black_box = BlackBox()
         self.elapsed_us = 0
         self.inject(injections)
 
@@ -184,11 +156,11 @@ class EmulatedRobot:
             self._begin_hand(planned)
         elif layer == WIRE or kind == "stall":
             self._wire.begin(injection)
-        elif layer == SENSOR or (kind == "brown_out" and injection.number("v") >= BROWN_OUT_V):
-            self._sensors.begin(injection)
-        elif kind in ("reset", "brown_out"):
+        elif kind == "reset" or injection.switches_off:
             self._firmware.restart()
-            self._off = kind == "brown_out" or injection.for_s > 0
+            self._off = injection.switches_off
+        elif layer == SENSOR or kind == "brown_out":
+            self._sensors.begin(injection)
 
     def _begin_hand(self, planned: Scheduled) -> None:
         kind = planned.injection.kind
@@ -210,7 +182,7 @@ class EmulatedRobot:
             self._wire.end(injection)
         elif layer == SENSOR or kind == "brown_out":
             self._sensors.end(injection)
-        if layer == FIRMWARE and kind in ("reset", "brown_out"):
+        if injection.switches_off:
             self._off = False
 
     def receive(self, data: bytes) -> int:
@@ -248,21 +220,13 @@ class EmulatedRobot:
 
     def _record(self) -> None:
         x, _, theta, _ = self._hands.truth()
-        row = (self.elapsed_us // SUBSTEP_US - 1) % TRACE_ROWS
-        self._trace[row] = (
-            self.elapsed_us,
-            self.device_time_us,
-            time.monotonic(),
-            *self.torque_nm,
-            theta,
-            x,
-            self.armed,
-            self.faults,
+        left, right = self.torque_nm
+        self._black_box.add(
+            TraceRow(
+                self.elapsed_us, self.device_time_us, time.monotonic(), left, right, theta, x, self.armed, self.faults
+            )
         )
 
     def trace(self, since_us: float, rows: int = TRACE_ROWS) -> list[TraceRow]:
-        """Return up to so many rows of the black box that ended after `since_us` of elapsed time, oldest first."""
-        newest = self.elapsed_us // SUBSTEP_US
-        first = max(0, newest - TRACE_ROWS, int(max(since_us, 0) // SUBSTEP_US))
-        chosen = np.arange(first, min(newest, first + rows)) % TRACE_ROWS
-        return [TraceRow(*row) for row in self._trace[chosen].tolist()]
+        """Return rows of the black box, see BlackBox.since."""
+        return self._black_box.since(since_us, rows)

@@ -15,9 +15,10 @@ from types import FrameType
 
 from h2o_control.errors import UserError
 from h2o_control.realtime import prioritise
+from wheel_leg_driver.control_server import ControlServer, check_lockstep, control_socket
 from wheel_leg_driver.emulated_robot import EmulatedRobot
-from wheel_leg_driver.emulator_control import ControlServer, check_lockstep, control_socket
-from wheel_leg_driver.faults import describe_kinds, parse
+from wheel_leg_driver.fault_kinds import describe_kinds
+from wheel_leg_driver.faults import parse
 from wheel_leg_driver.firmware import SUBSTEP_US
 from wheel_leg_driver.pseudo_terminal import PseudoTerminal, pseudo_terminal
 from wheel_leg_driver.robot import load_robot
@@ -93,7 +94,7 @@ class Emulator:
         while not self._stopped:
             data = self._read(0.01)
             for _ in range(self._robot.receive(data) if data else 0):
-                # A microcontroller that is off for a while says nothing before it is back.
+                # One that is reset within a control step ends that step later.
                 while not (frame := self._robot.step()):
                     pass
                 self._terminal.write(frame)

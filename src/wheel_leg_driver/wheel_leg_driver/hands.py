@@ -3,7 +3,7 @@
 
 A held body is turned by yaw, then pitch, then roll (world from body, intrinsic z-y-x), and its rates follow from the
 angles' own: ω = (φ' − ψ' sin θ, θ' cos φ + ψ' cos θ sin φ, −θ' sin φ + ψ' cos θ cos φ), e.g. Diebel, "Representing
-Attitude" (2006). An IMU mounted turned by R (body from sensor) reports Rᵀω, Rᵀa and the attitude q·q_R.
+Attitude" (2006).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from h2o_control.contract import FloatArray
 from wheel_leg_driver.faults import Injection
 from wheel_leg_driver.plant import Plant, SensorReadings
 from wheel_leg_driver.robot import Robot
+from wheel_leg_driver.rotations import pair, quaternion, rotation, triple
 from wheel_leg_driver.sagittal import FRICTION_SHARPNESS_S, GRAVITY_MPS2
+from wheel_leg_driver.wiring import Wiring
 
 #: How long a hand takes to move the body from one pose to the next.
 MOVE_S = 0.5
@@ -43,22 +45,6 @@ class _Motion:
         return self.start + share * way, slope * way / self.lasts_s if 0 < u < 1 else np.zeros_like(way)
 
 
-@dataclasses.dataclass(frozen=True)
-class Wiring:
-    """How IMU, encoders and motors are connected; the default is right.
-
-    Attributes:
-        imu: body from sensor.
-        encoders, motors: signs of the channels called left and right.
-        swap: the channel called left goes to the right wheel.
-    """
-
-    imu: Rotation | None = None
-    encoders: tuple[float, float] = (1.0, 1.0)
-    motors: tuple[float, float] = (1.0, 1.0)
-    swap: bool = False
-
-
 class HandledPlant:
     """A plant that can be held, pushed, put on a stand and wired wrongly; otherwise it is the plant it is given."""
 
@@ -75,7 +61,7 @@ class HandledPlant:
         self._wheels_rad, self._wheels_radps = np.zeros(2), np.zeros(2)
         self._rolled_m = 0.0
         self._on_stand = self._driven = False
-        self._wiring = Wiring()
+        self._wiring: Wiring | None = None
 
     @property
     def on_stand(self) -> bool:
@@ -103,13 +89,7 @@ class HandledPlant:
         elif injection.kind == "stand":
             self._put_on_stand(number("on") == 1)
         elif injection.kind == "miswire":
-            turned = [number("imu_yaw"), number("imu_pitch"), number("imu_roll")]
-            self._wiring = Wiring(
-                Rotation.from_euler("ZYX", turned) if any(turned) else None,
-                (number("left_encoder"), number("right_encoder")),
-                (number("left_motor"), number("right_motor")),
-                number("swap") == 1,
-            )
+            self._wiring = Wiring.of(injection)
 
     def end(self, injection: Injection) -> None:
         """Undo what can be undone: a body is put upright again, wheels stay where they were turned to."""
@@ -120,7 +100,7 @@ class HandledPlant:
         elif injection.kind == "stand":
             self._put_on_stand(False)
         elif injection.kind == "miswire":
-            self._wiring = Wiring()
+            self._wiring = None
 
     def _move_to(self, pose: FloatArray) -> None:
         start, _ = self._pose.at(self._now_s)
@@ -194,10 +174,8 @@ class HandledPlant:
 
     def step(self, torque_nm: tuple[float, float], posture_rad: tuple[float, float], dt_s: float) -> None:
         """Advance with these torques of the channels called left and right."""
-        wiring = self._wiring
-        if wiring.motors != (1.0, 1.0) or wiring.swap:
-            left, right = torque_nm[0] * wiring.motors[0], torque_nm[1] * wiring.motors[1]
-            torque_nm = (right, left) if wiring.swap else (left, right)
+        if self._wiring is not None:
+            torque_nm = self._wiring.at_wheels(torque_nm)
         if self._on_stand:
             self._spin(torque_nm, dt_s)
             self._driven = True
@@ -220,45 +198,24 @@ class HandledPlant:
         angle, speed = self._wheel_angles(readings), np.array(readings.wheel_vel_radps) + self._wheels_radps
         if self._held or self._on_stand:
             (roll, pitch, yaw), rates = self._held_pose()
-            attitude = Rotation.from_euler("ZYX", [yaw, pitch, roll]) * _rotation(readings.quaternion_wxyz)
+            attitude = Rotation.from_euler("ZYX", [yaw, pitch, roll]) * rotation(readings.quaternion_wxyz)
             omega = np.array(readings.gyro_radps) + _body_rates(roll, pitch, rates)
             readings = dataclasses.replace(
                 readings,
-                quaternion_wxyz=_quaternion(attitude),
-                gyro_radps=_triple(omega),
+                quaternion_wxyz=quaternion(attitude),
+                gyro_radps=triple(omega),
                 # A body in the hands does not fall, whatever the plant's contacts make of a robot just set down.
-                accel_mps2=_triple(attitude.apply([0.0, 0.0, GRAVITY_MPS2], inverse=True)),
+                accel_mps2=triple(attitude.apply([0.0, 0.0, GRAVITY_MPS2], inverse=True)),
             )
             if not self._on_stand:
                 speed = speed - rates[1]
         for push in self._pushes:
             speed = speed + push.at(self._now_s)[1]
-        readings = dataclasses.replace(readings, wheel_pos_rad=_pair(angle), wheel_vel_radps=_pair(speed))
+        readings = dataclasses.replace(readings, wheel_pos_rad=pair(angle), wheel_vel_radps=pair(speed))
         if self._heading_rad and not self._held:
-            attitude = Rotation.from_euler("z", self._heading_rad) * _rotation(readings.quaternion_wxyz)
-            readings = dataclasses.replace(readings, quaternion_wxyz=_quaternion(attitude))
-        return self._wired(readings)
-
-    def _wired(self, readings: SensorReadings) -> SensorReadings:
-        wiring = self._wiring
-        if wiring == Wiring():
-            return readings
-        if wiring.imu is not None:
-            readings = dataclasses.replace(
-                readings,
-                quaternion_wxyz=_quaternion(_rotation(readings.quaternion_wxyz) * wiring.imu),
-                gyro_radps=_triple(wiring.imu.apply(readings.gyro_radps, inverse=True)),
-                accel_mps2=_triple(wiring.imu.apply(readings.accel_mps2, inverse=True)),
-            )
-        order = -1 if wiring.swap else 1
-        signs = np.array(wiring.encoders)
-        left_c, right_c, board_c = readings.temperatures_c
-        return dataclasses.replace(
-            readings,
-            wheel_pos_rad=_pair(signs * readings.wheel_pos_rad[::order]),
-            wheel_vel_radps=_pair(signs * readings.wheel_vel_radps[::order]),
-            temperatures_c=(right_c, left_c, board_c) if wiring.swap else readings.temperatures_c,
-        )
+            attitude = Rotation.from_euler("z", self._heading_rad) * rotation(readings.quaternion_wxyz)
+            readings = dataclasses.replace(readings, quaternion_wxyz=quaternion(attitude))
+        return readings if self._wiring is None else self._wiring.read(readings)
 
     def truth(self) -> tuple[float, float, float, float]:
         """True x, v, theta and theta_dot of the body, see Plant.truth."""
@@ -278,23 +235,3 @@ def _body_rates(roll: float, pitch: float, rates: FloatArray) -> FloatArray:
             -pitch_rate * math.sin(roll) + yaw_rate * math.cos(pitch) * math.cos(roll),
         ]
     )
-
-
-def _rotation(wxyz: tuple[float, float, float, float]) -> Rotation:
-    w, x, y, z = wxyz
-    return Rotation.from_quat([x, y, z, w])
-
-
-def _quaternion(rotation: Rotation) -> tuple[float, float, float, float]:
-    x, y, z, w = (float(value) for value in rotation.as_quat())
-    # The same attitude twice: of the two, the one near "upright", so that nothing jumps.
-    return (w, x, y, z) if w >= 0 else (-w, -x, -y, -z)
-
-
-def _triple(values: FloatArray) -> tuple[float, float, float]:
-    a, b, c = (float(value) for value in values)
-    return a, b, c
-
-
-def _pair(values: FloatArray) -> tuple[float, float]:
-    return float(values[0]), float(values[1])

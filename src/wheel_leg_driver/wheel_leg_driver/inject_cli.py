@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from h2o_control.errors import UserError
 from wheel_leg_driver.emulator import links
 from wheel_leg_driver.emulator_control import EmulatorControl, EmulatorState, served
-from wheel_leg_driver.faults import describe_kinds
+from wheel_leg_driver.fault_kinds import describe_kinds
 from wheel_leg_driver.protocol import Fault
 
 

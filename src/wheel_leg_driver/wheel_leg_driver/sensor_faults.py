@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from wheel_leg_driver.faults import Injection
 from wheel_leg_driver.plant import Plant, SensorReadings
+from wheel_leg_driver.rotations import quaternion, rotation, triple
 
 _IMU = ("accel_mps2", "gyro_radps", "quaternion_wxyz")
 _ENCODERS = ("wheel_pos_rad", "wheel_vel_radps")
@@ -67,10 +68,11 @@ def _disturbed(readings: SensorReadings, injection: Injection, age_s: float, fir
         return dataclasses.replace(readings, accel_mps2=_NAN3, gyro_radps=_NAN3, quaternion_wxyz=(math.nan,) * 4)
     if kind == "bias_pitch":
         off = Rotation.from_euler("y", injection.number("rad"))
-        w, x, y, z = readings.quaternion_wxyz
-        x, y, z, w = (float(v) for v in (Rotation.from_quat([x, y, z, w]) * off).as_quat())
-        ax, ay, az = (float(v) for v in off.apply(readings.accel_mps2, inverse=True))
-        return dataclasses.replace(readings, quaternion_wxyz=(w, x, y, z), accel_mps2=(ax, ay, az))
+        return dataclasses.replace(
+            readings,
+            quaternion_wxyz=quaternion(rotation(readings.quaternion_wxyz) * off),
+            accel_mps2=triple(off.apply(readings.accel_mps2, inverse=True)),
+        )
     if kind == "bias_gyro":
         roll, pitch, yaw = readings.gyro_radps
         return dataclasses.replace(readings, gyro_radps=(roll, pitch + injection.number("radps"), yaw))
