@@ -7,7 +7,7 @@ from wheel_leg_driver.emulated_robot import EmulatedRobot
 from wheel_leg_driver.faults import parse
 from wheel_leg_driver.plant import SensorReadings
 from wheel_leg_driver.protocol import NO_FLAGS, Command, CommandFlag, FrameReader, Telemetry, encode_command
-from wheel_leg_driver.robot import load_robot
+from wheel_leg_driver.robot import Robot, load_robot
 
 STEP_S = 0.005
 
@@ -15,8 +15,8 @@ STEP_S = 0.005
 class Bench:
     """Steps a robot and keeps every byte and every message that came back."""
 
-    def __init__(self, robot: str = "ideal", seed: int = 0, inject: str = "") -> None:
-        self.robot = EmulatedRobot(load_robot(robot), seed, parse(inject))
+    def __init__(self, robot: str | Robot = "ideal", seed: int = 0, inject: str = "") -> None:
+        self.robot = EmulatedRobot(robot if isinstance(robot, Robot) else load_robot(robot), seed, parse(inject))
         self.reader = FrameReader()
         self.wire: list[bytes] = []
         self.messages: list[Telemetry] = []

@@ -136,9 +136,14 @@ class EmulatedRobot:
                 self._schedule.remove(planned)
                 self._end(planned.injection)
         for planned in self._schedule[:]:
-            if not planned.begun and planned.begins_us <= self.elapsed_us:
-                planned.begun = True
-                self._begin(planned)
+            late_us = self.elapsed_us - planned.begins_us
+            if planned.begun or late_us < 0 or (planned.injection.kind in _BY_PERSON and self._by_motors()):
+                # A person waits until the robot does not drive any more.
+                continue
+            planned.begins_us += late_us
+            planned.ends_us += late_us
+            planned.begun = True
+            self._begin(planned)
 
     def _trip_faults(self) -> None:
         for planned in self._schedule:
@@ -149,10 +154,7 @@ class EmulatedRobot:
     def _begin(self, planned: Scheduled) -> None:
         injection = planned.injection
         kind, layer = injection.kind, KINDS[injection.kind].layer
-        if kind in _BY_PERSON and self._by_motors():
-            # Planned for a time at which the robot turned out to drive.
-            self._schedule.remove(planned)
-        elif layer == HAND:
+        if layer == HAND:
             self._begin_hand(planned)
         elif layer == WIRE or kind == "stall":
             self._wire.begin(injection)
@@ -171,13 +173,20 @@ class EmulatedRobot:
         if kind in _BY_PERSON and not self.held:
             self._firmware.pick_up()
         self._hands.begin(planned.injection)
+        self._hold_off_stand(kind)
         if kind == "stand" and planned.injection.number("on") == 0:
             self._schedule.remove(planned)
+
+    def _hold_off_stand(self, kind: str) -> None:
+        """Whoever takes a disarmed robot from the stand holds it."""
+        if kind == "stand" and not self._hands.on_stand and not self.armed:
+            self._firmware.pick_up()
 
     def _end(self, injection: Injection) -> None:
         kind, layer = injection.kind, KINDS[injection.kind].layer
         if layer == HAND:
             self._hands.end(injection)
+            self._hold_off_stand(kind)
         elif layer == WIRE or kind == "stall":
             self._wire.end(injection)
         elif layer == SENSOR or kind == "brown_out":

@@ -57,7 +57,7 @@ class HandledPlant:
         self._shake_radps = 0.0
         self._in_hands = False
         self._heading_rad = 0.0
-        self._pushes: list[_Motion] = []
+        self._pushes: dict[Injection, _Motion] = {}
         self._wheels_rad, self._wheels_radps = np.zeros(2), np.zeros(2)
         self._rolled_m = 0.0
         self._on_stand = self._driven = False
@@ -82,7 +82,7 @@ class HandledPlant:
             self._move_to(np.array([number("roll"), number("pitch"), number("yaw")]))
         elif injection.kind == "push_wheels":
             way = np.array([number("left"), number("right")])
-            self._pushes.append(_Motion(np.zeros(2), way, self._now_s, max(injection.for_s, 1e-3)))
+            self._pushes[injection] = _Motion(np.zeros(2), way, self._now_s, max(injection.for_s, 1e-3))
         elif injection.kind == "shake":
             self._in_hands = True
             self._shake_radps = number("radps")
@@ -95,6 +95,8 @@ class HandledPlant:
         """Undo what can be undone: a body is put upright again, wheels stay where they were turned to."""
         if injection.kind == "tilt":
             self._move_to(np.zeros(3))
+        elif injection.kind == "push_wheels":
+            self._pushes.pop(injection, None)
         elif injection.kind == "shake":
             self._shake_radps = 0.0
         elif injection.kind == "stand":
@@ -138,14 +140,12 @@ class HandledPlant:
         """Let people's hands move on by dt_s; `held` says whether the firmware's robot is held at present."""
         self._held = held
         self._now_s += dt_s
-        for push in self._pushes[:]:
+        for push in self._pushes.values():
             before, _ = push.at(self._now_s - dt_s)
             after, _ = push.at(self._now_s)
             self._wheels_rad += after - before
             if not self._on_stand:
                 self._rolled_m += float((after - before).mean()) * self._robot.interface.wheel_radius_m
-            if self._now_s >= push.since_s + push.lasts_s:
-                self._pushes.remove(push)
         if self._on_stand and not self._driven:
             self._spin((0.0, 0.0), dt_s)
         self._driven = False
@@ -197,19 +197,18 @@ class HandledPlant:
         readings = self._plant.sense()
         angle, speed = self._wheel_angles(readings), np.array(readings.wheel_vel_radps) + self._wheels_radps
         if self._held or self._on_stand:
-            (roll, pitch, yaw), rates = self._held_pose()
-            attitude = Rotation.from_euler("ZYX", [yaw, pitch, roll]) * rotation(readings.quaternion_wxyz)
-            omega = np.array(readings.gyro_radps) + _body_rates(roll, pitch, rates)
-            readings = dataclasses.replace(
-                readings,
-                quaternion_wxyz=quaternion(attitude),
-                gyro_radps=triple(omega),
-                # A body in the hands does not fall, whatever the plant's contacts make of a robot just set down.
-                accel_mps2=triple(attitude.apply([0.0, 0.0, GRAVITY_MPS2], inverse=True)),
-            )
-            if not self._on_stand:
-                speed = speed - rates[1]
-        for push in self._pushes:
+            attitude = rotation(readings.quaternion_wxyz)
+            if self._in_hands:
+                (roll, pitch, yaw), rates = self._held_pose()
+                attitude = Rotation.from_euler("ZYX", [yaw, pitch, roll]) * attitude
+                omega = np.array(readings.gyro_radps) + _body_rates(roll, pitch, rates)
+                readings = dataclasses.replace(readings, quaternion_wxyz=quaternion(attitude), gyro_radps=triple(omega))
+                if not self._on_stand:
+                    speed = speed - rates[1]
+            # A body in the hands does not fall, whatever the plant's contacts make of a robot just set down.
+            gravity = triple(attitude.apply([0.0, 0.0, GRAVITY_MPS2], inverse=True))
+            readings = dataclasses.replace(readings, accel_mps2=gravity)
+        for push in self._pushes.values():
             speed = speed + push.at(self._now_s)[1]
         readings = dataclasses.replace(readings, wheel_pos_rad=pair(angle), wheel_vel_radps=pair(speed))
         if self._heading_rad and not self._held:
