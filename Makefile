@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test bench-twin bench-sysid bench-hard lint build lock clean
+.PHONY: help install demo test bench-twin bench-sysid bench-hard bench-loop lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: install ## Run the whole test suite
 
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)
+
+bench-loop: install ## Latency of the control loop at 200, 500 and 1000 Hz beside a bare ping-pong (25 minutes, quiet machine)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_loop.py $(ARGS)
 
 bench-sysid: install ## Fifty robots drawn at random, driven for a minute each, identified: do the intervals hold? (30 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_sysid.py --jobs 2 --page docs/identification.md $(ARGS)
