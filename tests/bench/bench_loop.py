@@ -40,9 +40,10 @@ def ping_pong(rate_hz: float, seconds: float, priority: int, advance: Progress, 
     """Run the floor once."""
     command = [sys.executable, str(PING_PONG)]
     settings = ["--priority", str(priority)]
-    pong = subprocess.Popen([*command, "pong", *settings])
+    # Sessions of their own: an interrupt at the terminal is for this process, which ends them.
+    pong = subprocess.Popen([*command, "pong", *settings], start_new_session=True)
     asked = ["--rate", f"{rate_hz:g}", "--seconds", f"{seconds:g}", *settings]
-    ping = subprocess.Popen([*command, "ping", *asked], stdout=subprocess.PIPE, text=True)
+    ping = subprocess.Popen([*command, "ping", *asked], stdout=subprocess.PIPE, text=True, start_new_session=True)
     block = Block(seconds=seconds)
     try:
         costs: Costs | None = None

@@ -163,7 +163,7 @@ def page(run: Run) -> str:
         "# Latency of the control loop, beside its floor",
         "",
         "Written by `make bench-loop`. The loop: from the driver having read a telemetry frame to having written the "
-        "command that answers it, while a linear ONNX policy is in command, as the driver itself counts it, every tick. "
+        "command that answers it, while a linear ONNX policy is in command, as the driver itself counts it. "
         "The ping-pong: a bare rclpy process sends another the same message (nav_msgs/Odometry) and gets the same one "
         "back (sensor_msgs/JointState). Both at the same rates, with the same QoS, executor and priority, in "
         f"alternating blocks of {run.block_s:g} s, {run.rounds} of each.",
