@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,16 +111,31 @@ def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Prob
     assert probe.mode == topics.DISARMED, "a driver never arms by itself, not after a restart either"
 
 
-def test_request_to_an_inactive_driver_is_refused_and_forgotten(tmp_path: Path) -> None:
-    nodes = Nodes(tmp_path)
-    link = tmp_path / "tty"
-    parameters = {"robot": "worn", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
+@contextmanager
+def own_driver(folder: Path, robot: str = "worn") -> Iterator[tuple[DriverNode, Probe]]:
+    """A driver in this process, so that a test can take it through its lifecycle."""
+    nodes = Nodes(folder)
+    link = folder / "tty"
+    parameters = {"robot": robot, "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
     node, probe = None, None
     try:
-        nodes.start("emulator", "--robot", "worn", "--link", str(link))
+        nodes.start("emulator", "--robot", robot, "--link", str(link))
         rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
         node, probe = DriverNode(), Probe()
         probe._executor.add_node(node)
+        yield node, probe
+    finally:
+        if node is not None:
+            node.make_safe()
+            node.destroy_node()
+        if probe is not None:
+            probe.node.destroy_node()
+        rclpy.try_shutdown()
+        nodes.stop()
+
+
+def test_request_to_an_inactive_driver_is_refused_and_forgotten(tmp_path: Path) -> None:
+    with own_driver(tmp_path) as (node, probe):
         node.trigger_deactivate()
         refused = probe.call(topics.ARM)
         assert not refused.success
@@ -132,14 +148,6 @@ def test_request_to_an_inactive_driver_is_refused_and_forgotten(tmp_path: Path) 
         assert probe.mode == topics.DISARMED, "an activation arms nothing"
         assert node.count_services(node.resolve_service_name(topics.ARM)) == 1
         probe.arm()
-    finally:
-        if node is not None:
-            node.make_safe()
-            node.destroy_node()
-        if probe is not None:
-            probe.node.destroy_node()
-        rclpy.try_shutdown()
-        nodes.stop()
 
 
 def test_driver_finds_its_robot_again_and_does_not_arm_it(rig: tuple[Nodes, Probe]) -> None:
@@ -162,15 +170,7 @@ def test_driver_finds_its_robot_again_and_does_not_arm_it(rig: tuple[Nodes, Prob
 
 
 def test_emergency_stop_by_topic_and_in_every_state_of_the_node(tmp_path: Path) -> None:
-    nodes = Nodes(tmp_path)
-    link = tmp_path / "tty"
-    parameters = {"robot": "ideal", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
-    node, probe = None, None
-    try:
-        nodes.start("emulator", "--robot", "ideal", "--link", str(link))
-        rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
-        node, probe = DriverNode(), Probe()
-        probe._executor.add_node(node)
+    with own_driver(tmp_path, "ideal") as (node, probe):
         probe.arm()
         stop = probe.node.create_publisher(Bool, topics.ESTOP_TOPIC, STREAM_QOS)
         probe.wait(lambda: stop.get_subscription_count() > 0, "driver listening")
@@ -195,15 +195,7 @@ def test_emergency_stop_by_topic_and_in_every_state_of_the_node(tmp_path: Path) 
         probe.spin(1.5)
         probe.arm()
         node.trigger_shutdown()
-        assert not EmulatorControl(str(link)).state().armed
-    finally:
-        if node is not None:
-            node.make_safe()
-            node.destroy_node()
-        if probe is not None:
-            probe.node.destroy_node()
-        rclpy.try_shutdown()
-        nodes.stop()
+        assert not EmulatorControl(str(tmp_path / "tty")).state().armed
 
 
 def test_diagnostics_tell_ages_rates_and_limits(rig: tuple[Nodes, Probe]) -> None:
@@ -241,14 +233,7 @@ def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, m
     def fail(_: object) -> None:
         raise ZeroDivisionError("as a test")
 
-    nodes = Nodes(tmp_path)
-    link = tmp_path / "tty"
-    parameters = {"robot": "worn", "port": link, "port_wait_s": 20.0, "auto_activate": "true"}
-    node = None
-    try:
-        nodes.start("emulator", "--robot", "worn", "--link", str(link))
-        rclpy.init(args=["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))])
-        node = DriverNode()
+    with own_driver(tmp_path) as (node, _):
         monkeypatch.setattr(node._core, "on_telemetry", fail)
         deadline = time.monotonic() + 10.0
         while not node.finished:
@@ -257,12 +242,6 @@ def test_error_in_the_control_thread_disarms_and_ends_the_node(tmp_path: Path, m
         assert node.exit_code == 70
         assert node._core is not None
         assert (node._core.mode, node._core.reason) == (topics.DISARMED, "internal error: ZeroDivisionError: as a test")
-    finally:
-        if node is not None:
-            node.make_safe()
-            node.destroy_node()
-        rclpy.try_shutdown()
-        nodes.stop()
 
 
 @pytest.mark.parametrize(
