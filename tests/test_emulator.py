@@ -206,47 +206,37 @@ def test_garbage_on_the_control_socket_is_answered_and_harms_nobody(emulator: Ru
     assert emulator.control.state().elapsed_us > 0
 
 
-def test_a_client_that_floods_the_control_socket_does_not_make_the_loop_late(emulator: Running) -> None:
-    control = emulator.control
+def test_clients_that_flood_the_control_socket_do_not_make_the_loop_late(emulator: Running) -> None:
+    control, flooders = emulator.control, []
 
-    def lateness_s(seconds: float) -> float:
-        """Mean host time a motor-loop step, less its millisecond: what the load costs, whatever the machine."""
-        start = control.state().elapsed_us
-        ends = time.monotonic() + seconds
+    def step_s(seconds: float) -> float:
+        """Median over ten steps of the motor loop of the host time that each took: robust where the machine stalls."""
+        start, ends = control.state().elapsed_us, time.monotonic() + seconds
         while time.monotonic() < ends:
-            busy()
-        rows = control.trace(start)
-        return (rows[-1].host_monotonic_s - rows[0].host_monotonic_s) / (len(rows) - 1) - 1e-3
+            for flooder in flooders:
+                flood(flooder)
+            time.sleep(0.001)
+        return float(np.median(np.diff([row.host_monotonic_s for row in control.trace(start)][::10]))) / 10
 
-    def busy() -> None:
-        time.sleep(0.01)
+    def flood(flooder: socket.socket) -> None:
+        try:
+            flooder.send(b'{"trace": 0}\n{"state": true}\n{"inject": "stall at=1000"}\n{"clear": true}\n' * 20)
+            flooder.recv(100_000)
+        except BlockingIOError:
+            pass
 
-    quiet = lateness_s(1.0)
+    quiet = step_s(1.0)
     folder = os.open(Path(emulator.link).parent, os.O_RDONLY)
-    flooders = []
     for _ in range(3):
         flooder = socket.socket(socket.AF_UNIX)
         flooder.connect(f"/proc/self/fd/{folder}/{Path(emulator.link).name}.control")
         flooder.setblocking(False)
         flooders.append(flooder)
     os.close(folder)
-
-    def busy() -> None:  # noqa: F811 - the same loop under load
-        for flooder in flooders:
-            try:
-                flooder.send(b'{"trace": 0}\n{"state": true}\n{"inject": "stall at=1000"}\n{"clear": true}\n' * 20)
-            except BlockingIOError:
-                pass
-            try:
-                flooder.recv(100_000)
-            except BlockingIOError:
-                pass
-        time.sleep(0.001)
-
-    flooded = lateness_s(2.0)
+    flooded = step_s(2.0)
     for flooder in flooders:
         flooder.close()
-    assert flooded < quiet + 0.5e-3
+    assert flooded < 1.25 * quiet
 
 
 def test_inject_from_the_command_line(emulator: Running, capsys: pytest.CaptureFixture[str]) -> None:

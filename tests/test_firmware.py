@@ -129,6 +129,27 @@ def test_fallen_robot_is_picked_up_a_second_after_disarming(firmware: Firmware) 
     assert plant.truth()[2] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_restarted_firmware_knows_nothing_of_before(firmware: Firmware) -> None:
+    send(firmware, flags=CommandFlag.ARM)
+    send(firmware, 1.0)
+    firmware.trip(Fault.MOTOR)
+    firmware.restart()
+    assert not firmware.armed and not firmware.faults and firmware.torque_nm == (0.0, 0.0)
+    reply = send(firmware, 1.0)
+    assert (reply.sequence, reply.device_time_us, reply.executed_nm) == (0, 5_000, (0.0, 0.0))
+    assert not firmware.held, "nobody has picked it up"
+    send(firmware, flags=CommandFlag.ARM)
+    assert send(firmware, 0.5).executed_nm == (0.5, 0.5)
+
+
+def test_tripped_fault_is_latched_until_disarm(firmware: Firmware) -> None:
+    send(firmware, flags=CommandFlag.ARM)
+    firmware.trip(Fault.IMU)
+    assert send(firmware, 1.0).faults == Fault.IMU
+    assert send(firmware, 1.0).executed_nm == (0.0, 0.0)
+    assert not send(firmware, flags=CommandFlag.DISARM).faults
+
+
 def test_balance_that_cannot_work_and_a_rate_that_cannot_be_are_refused(tmp_path: Path) -> None:
     text = (config_dir() / "robots" / "worn.yaml").read_text()
     for old, new, named in (
