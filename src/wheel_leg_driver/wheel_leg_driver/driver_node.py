@@ -123,13 +123,13 @@ class DriverNode(LifecycleNode):
         subscription(self, JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
         subscription(self, Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
         subscription(self, Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
-        requests: dict[str, Callable[[DriverCore], None]] = {
-            topics.ARM: DriverCore.arm,
-            topics.STAND_UP: lambda core: core.move_to(core.posture.standing_m),
-            topics.SIT_DOWN: lambda core: core.move_to(core.posture.lowest_m),
+        requests: dict[str, tuple[Callable[[DriverCore], None], str]] = {
+            topics.ARM: (DriverCore.arm, "arming"),
+            topics.STAND_UP: (lambda core: core.move_to(core.posture.standing_m), "standing up"),
+            topics.SIT_DOWN: (lambda core: core.move_to(core.posture.lowest_m), "sitting down"),
         }
-        for name, act in requests.items():
-            self.create_service(Trigger, name, lambda _, answer, act=act: self._request(act, answer))
+        for name, (act, does) in requests.items():
+            self.create_service(Trigger, name, lambda _, answer, act=act, does=does: self._request(act, answer, does))
         self.create_service(Trigger, topics.DISARM, lambda _, answer: self._disarm(answer))
         self.create_service(Trigger, topics.ESTOP, lambda _, answer: self._estop(answer))
         self.create_service(
@@ -419,7 +419,7 @@ class DriverNode(LifecycleNode):
         core.publisher_names.update(names)
         return sorted(names.values())
 
-    def _request(self, act: Callable[[DriverCore], None], answer: Trigger.Response) -> Trigger.Response:
+    def _request(self, act: Callable[[DriverCore], None], answer: Trigger.Response, does: str = "") -> Trigger.Response:
         with self._lock:
             try:
                 if self._core is None or not self._running:
@@ -428,7 +428,7 @@ class DriverNode(LifecycleNode):
                     raise RefusedError(f"no connection to {value(self, 'port')}: plug the robot in and switch it on")
                 act(self._core)
                 answer.success = True
-                answer.message = f"{self._core.mode}: {self._core.reason}"
+                answer.message = does or f"{self._core.mode}: {self._core.reason}"
             except RefusedError as error:
                 answer.success = False
                 answer.message = str(error)
