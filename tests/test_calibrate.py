@@ -58,10 +58,10 @@ HANDS = {
     "Turn the left": ("push_wheels left=3 right=0", 1.2, ""),
     "Now the right": ("", 0.0, ""),
     "Turn the right": ("push_wheels left=0 right=3", 1.2, ""),
-    f"Type {CONSENT!r}": ("stand on=1", 0.1, CONSENT),
+    f"Type {CONSENT!r}": ("stand on=0; stand on=1", 0.1, CONSENT),
     # Wheels in the air hardly slow down by themselves: the stand is left and taken again.
     "Stop the wheel": ("stand on=0; stand on=1", 0.1, ""),
-    "Enter to try again": ("", 0.0, "q"),
+    "Enter to try again": ("", 0.0, ""),
 }
 
 
@@ -73,14 +73,18 @@ class Script:
         self.answers = {**HANDS, **{key.replace("_", " "): value for key, value in instead.items()}}
         self.said: list[str] = []
         self._due_s, self._typed = 0.0, ""
+        # A shared machine that stands still for 30 ms trips the firmware's watchdog.
+        self.patience = 5
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     def ask(self, question: str) -> None:
         self.said.append(question)
+        if question == "Enter to try again":
+            self.patience -= 1
         (found,) = [value for start, value in self.answers.items() if question.startswith(start)]
-        injections, wait_s, self._typed = found
+        injections, wait_s, self._typed = found if self.patience > 0 else ("", 0.0, "q")
         if injections:
             self._hands.inject(injections)
         self._due_s = time.monotonic() + wait_s
@@ -221,6 +225,7 @@ def walk_torque(link: SerialLink, script: Script) -> None:
     Walk(link, script, load_robot("ideal"), Calibration("ideal")).run(["torque"])
 
 
+@pytest.mark.flaky(reruns=2, only_rerun=["watchdog"])
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -238,6 +243,7 @@ def test_anything_odd_stops_the_torque(
     link, hands = plain
     hands.clear()
     script = Script(hands, **{f"Type {CONSENT!r}": typed})
+    script.patience = 1
     with pytest.raises(StopError):
         walk_torque(link, script)
     assert any(said in text for text in script.said), script.said

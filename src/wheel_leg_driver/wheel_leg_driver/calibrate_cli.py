@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from h2o_control.errors import UserError, nearest
+from h2o_control.realtime import prioritise
 from wheel_leg_driver.backend import SERIAL, connect
 from wheel_leg_driver.calibrate_steps import STEPS, TORQUE_LIMIT_NM, Walk
 from wheel_leg_driver.calibration import Calibration, load_calibration
@@ -79,12 +80,20 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--torque-nm", type=float, default=0.3, help="first try of the torque step (%(default)s)")
     parser.add_argument("--backend", default=SERIAL, help="class that speaks to the robot (%(default)s)")
+    parser.add_argument(
+        "--priority",
+        type=int,
+        default=20,
+        help="real-time priority, 0 for none; the torque step needs it (%(default)s)",
+    )
     args = parser.parse_args(argv)
     for step in args.steps or ():
         if step not in STEPS:
             raise UserError(f"there is no step {step!r}.{nearest(step, STEPS)}")
     if not 0.0 < args.torque_nm <= TORQUE_LIMIT_NM:
         raise UserError(f"--torque-nm must be above 0 and at most {TORQUE_LIMIT_NM}, got {args.torque_nm}")
+    if not 0 <= args.priority <= 99:
+        raise UserError(f"--priority lies between 0 and 99, got {args.priority}")
     robot = load_robot(args.robot)
     start = _start(Path(args.output), robot.name, bool(args.steps))
     if not sys.stdin.isatty():
@@ -92,6 +101,9 @@ def command(argv: Sequence[str]) -> int:
     link = connect(args.backend, args.port, robot)
     terminal = Terminal()
     try:
+        # A busy computer must not let the firmware's watchdog bite between two commands.
+        if refused := prioritise(args.priority):
+            terminal.say(f"{refused}; on a busy computer the torque step may need several tries")
         walk = Walk(link, terminal, robot, start, args.attitude, args.torque_nm)
         found = walk.run([s for s in STEPS if s in (args.steps or STEPS)])
     finally:
