@@ -156,6 +156,7 @@ def test_unplugged_port_disappears_and_a_new_one_comes_back(emulator: Running) -
 def test_state_and_black_box_tell_what_a_command_and_a_fault_did(emulator: Running) -> None:
     control = emulator.control
     control.inject("stand on=1")
+    wait(lambda: control.state().elapsed_us > 2e3 * CHUNK_ROWS, "more rows than one answer holds")
     emulator.write(Command(1, flags=CommandFlag.DISARM))
     emulator.write(Command(2, (0.1, 0.2), flags=CommandFlag.ARM))
     wait(lambda: control.state().faults == Fault.WATCHDOG, "watchdog, after a single command")

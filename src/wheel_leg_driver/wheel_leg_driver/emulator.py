@@ -26,6 +26,9 @@ from wheel_leg_driver.robot import load_robot
 DEFAULT_LINK = "/tmp/h2o_robot"
 #: Further behind than this, device time slips against the wall clock instead of racing to catch up: the host was busy.
 PATIENCE_S = 0.003
+#: A request on the control socket is answered where this much of a round is left, or once in so many rounds.
+SPARE_S = 0.0005
+ROUNDS_TO_ANSWER = 20
 #: A robot outlives the signal that ends its driver by this much.
 LINGER_S = 0.7
 
@@ -63,6 +66,7 @@ class Emulator:
         """Run until stopped: one motor-loop step a millisecond of host time, commands taken as they come."""
         period_s = SUBSTEP_US * 1e-6
         deadline = time.monotonic()
+        waited = 0
         while not self._stopped:
             deadline += period_s
             now = time.monotonic()
@@ -79,7 +83,10 @@ class Emulator:
             if frame:
                 self._terminal.write(frame)
             self._follow_cable()
-            self._control.serve()
+            waited += 1
+            if deadline + period_s - time.monotonic() > SPARE_S or waited >= ROUNDS_TO_ANSWER:
+                waited = 0
+                self._control.serve()
 
     def _follow_cable(self) -> None:
         if self._robot.unplugged == (self._terminal.fd is None):
