@@ -122,7 +122,7 @@ def test_real_time_telemetry_comes_at_the_control_rate(emulator: Running) -> Non
     first, since = emulator.telemetry(), time.monotonic()
     last = emulator.telemetry(lambda m: m.sequence >= first.sequence + 200)
     # It may lag on a busy machine, and never runs ahead.
-    assert 0.95 < time.monotonic() - since < 3.0
+    assert 0.95 < time.monotonic() - since < 10.0
     assert last.device_time_us - first.device_time_us >= 1_000_000
 
 
