@@ -9,18 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from geometry_msgs.msg import TwistStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import Joy
-from std_msgs.msg import Bool, String
-from std_srvs.srv import SetBool, Trigger
 
 from graph import Nodes, Probe, graph
 from h2o_control import topics
 from h2o_control.errors import ConfigError
 from h2o_control.joystick import Joystick, Layout, Request
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
+from h2o_control.node_tools import STREAM_QOS
+from played_driver import PlayedDriver
 
 LAYOUT = Layout()
 IDLE = [0] * 11
@@ -125,37 +123,13 @@ def test_a_layout_that_means_two_things_is_refused() -> None:
         Layout(yaw_axis=1)
 
 
-class Driver:
-    """Plays the driver for the joystick node: notes what it is asked, says a mode."""
+class Driver(PlayedDriver):
+    """With a joystick beside it."""
 
     def __init__(self, probe: Probe) -> None:
+        super().__init__(probe)
         self.probe = probe
-        self.asked: list[str] = []
-        self.speeds: list[tuple[float, float]] = []
         self.joy = probe.node.create_publisher(Joy, topics.JOY, STREAM_QOS)
-        self.mode = probe.node.create_publisher(String, topics.MODE, LATCHED_QOS)
-        probe.node.create_subscription(TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
-        probe.node.create_subscription(
-            Bool, topics.ESTOP_TOPIC, lambda m: self.asked.append(f"estop topic {m.data}"), STREAM_QOS
-        )
-        for name in (topics.ARM, topics.DISARM, topics.ESTOP):
-            probe.node.create_service(Trigger, name, lambda _, answer, name=name: self._note(name, answer))
-        probe.node.create_service(
-            SetBool, topics.TORQUE_MODE, lambda ask, answer: self._note(f"{topics.TORQUE_MODE} {ask.data}", answer)
-        )
-
-    def _note(self, what: str, answer: Trigger.Response) -> Trigger.Response:
-        self.asked.append(what)
-        if what == f"{topics.TORQUE_MODE} False":
-            self.say("balance: by request")
-        answer.success = True
-        return answer
-
-    def _on_speed(self, message: TwistStamped) -> None:
-        self.speeds.append((message.twist.linear.x, message.twist.angular.z))
-
-    def say(self, mode: str) -> None:
-        self.mode.publish(String(data=mode))
 
     def hold(self, seconds: float, buttons: list[int], speed: float = 0.0) -> None:
         """Publish a joystick's state 50 times a second for a while."""
@@ -225,6 +199,7 @@ def test_buttons_ask_the_driver_and_short_messages_are_explained(rig: tuple[Node
         driver.hold(0.1, IDLE)
         driver.hold(0.1, down(button))
         probe.wait(lambda count=count: len(driver.asked) >= count, "request")  # type: ignore[misc]
+        driver.hold(0.2, IDLE)
     assert driver.asked == [what for _, what in wanted]
     driver.joy.publish(Joy(axes=[0.0], buttons=IDLE))
     probe.wait(lambda: "has 1 axes, numbered from 0" in nodes.log("joystick_node"), "explanation")

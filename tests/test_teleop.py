@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import os
 import pty
 import signal
 import subprocess
+import termios
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from graph import BIN, graph
+from graph import BIN, Nodes, Probe, graph
 from h2o_control import topics
 from h2o_control.operator_script import Habits, ScriptedOperator
 from lockstep import LockStep
+from played_driver import PlayedDriver
 from wheel_leg_driver.core import Exploration
 
 LOG = Path(__file__).parents[2] / "shared" / "data" / "robot_log" / "standing_a.txt.gz"
@@ -70,11 +74,36 @@ def test_spread_is_comparable_to_that_of_the_real_operator() -> None:
     assert (ours < 2.0 * real).all(), (ours, real)
 
 
-def drain(master: int) -> None:
-    """Read what a terminal shows until its program is gone."""
-    with contextlib.suppress(OSError):
-        while os.read(master, 4096):
-            pass
+class Keyboard:
+    """`h2o-robot teleop` in a terminal of its own."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.master, slave = pty.openpty()
+        command = [str(BIN / "h2o-robot"), "teleop"]
+        # A session of its own, as a terminal's shell has: closing the terminal hangs it up.
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            env={**nodes.environment, "COLUMNS": "120", "LINES": "40"},
+        )
+        nodes.processes.append(self.process)
+        os.close(slave)
+        self.screen = ""
+        # A terminal that shows nothing any more would fill up.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(self.master, 4096):
+                self.screen = (self.screen + data.decode(errors="ignore"))[-20000:]
+
+    def press(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
 
 
 @pytest.mark.ros
@@ -82,32 +111,105 @@ def test_keyboard_arms_drives_and_stops_the_robot(tmp_path: Path) -> None:
     with graph(tmp_path) as (nodes, probe):
         nodes.start_robot()
         probe.wait(lambda: bool(probe.joints), "telemetry")
-        master, slave = pty.openpty()
-        keyboard = subprocess.Popen([str(BIN / "h2o-robot"), "teleop"], stdin=slave, stdout=slave, stderr=slave)
-        nodes.processes.append(keyboard)
-        os.close(slave)
-        # A terminal that shows nothing any more stops the operator's commands too, and with them the robot.
-        threading.Thread(target=drain, args=(master,), daemon=True).start()
+        keyboard = Keyboard(nodes)
 
-        def press_until(key: bytes, mode: str) -> None:
+        def press_until(key: str, mode: str) -> None:
             for _ in range(20):
-                os.write(master, key)
+                keyboard.press(key)
                 probe.spin(0.5)
                 if probe.mode == mode:
                     return
             raise AssertionError(f"{key!r} did not lead to {mode}: {probe.mode} ({probe.reason})")
 
-        press_until(b"a", topics.BALANCE)
+        press_until("a", topics.BALANCE)
         for _ in range(6):
-            os.write(master, b"\x1b[A")
+            keyboard.press("\x1b[A")
         probe.spin(2.5)
         forward = [m.velocity[0] for m in probe.joints[-100:]]
         assert np.mean(forward) * 0.065 == pytest.approx(0.3, abs=0.15)
-        press_until(b" ", topics.FAULT)
-        press_until(b"d", topics.DISARMED)
-        os.write(master, b"q")
-        probe.wait(lambda: keyboard.poll() is not None, "end of the keyboard")
-        assert keyboard.returncode == 0
+        press_until(" ", topics.FAULT)
+        press_until("d", topics.DISARMED)
+        keyboard.press("q")
+        probe.wait(lambda: keyboard.process.poll() is not None, "end of the keyboard")
+        assert keyboard.process.returncode == 0
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[tuple[Probe, PlayedDriver, Keyboard]]:
+    """A keyboard whose requests are noted."""
+    with graph(tmp_path) as (nodes, probe):
+        driver = PlayedDriver(probe)
+        driver.say("balance: armed")
+        keyboard = Keyboard(nodes)
+        probe.wait(lambda: "balance" in keyboard.screen and "0.270 m" in keyboard.screen, "screen")
+        probe.wait(lambda: bool(driver.speeds), "speed commands")
+        # Services are found one by one.
+        probe.spin(1.5)
+        yield probe, driver, keyboard
+
+
+@pytest.mark.ros
+def test_keyboard_moves_the_legs_shows_hold_and_stops_in_every_state(
+    desk: tuple[Probe, PlayedDriver, Keyboard],
+) -> None:
+    probe, driver, keyboard = desk
+    for key, asked in (("u", topics.STAND_UP), ("j", topics.SIT_DOWN), ("[", "height 0.260")):
+        keyboard.press(key)
+        probe.wait(lambda asked=asked: driver.asked[-1:] == [asked], asked)  # type: ignore[misc]
+        probe.spin(0.3)
+    assert "driver/sit_down granted" in keyboard.screen
+    driver.say("hold: speed +1.30 m/s is beyond 1.2 m/s")
+    probe.wait(lambda: "take hold of it, then d" in keyboard.screen, "what to do")
+    assert "speed +1.30 m/s is beyond" in keyboard.screen
+    driver.speeds.clear()
+    keyboard.press("\x1b[A")
+    probe.spin(0.5)
+    assert set(driver.speeds) == {(0.0, 0.0)}
+    for mode in ("hold: a limit", "disarmed: start", "torque: by request", "fault: fallen"):
+        driver.say(mode)
+        probe.spin(0.2)
+        driver.asked.clear()
+        keyboard.press(" ")
+        probe.wait(lambda: {topics.ESTOP, "estop topic True"} <= set(driver.asked), f"e-stop in {mode}")
+    probe.spin(0.3)
+    # Nobody records here: the screen says so instead of saying nothing.
+    keyboard.press("r")
+    probe.wait(lambda: "nobody offers recorder/start_episode" in keyboard.screen, "what became of r")
+
+
+@pytest.mark.ros
+def test_a_lost_terminal_stops_the_robot_and_the_policy(desk: tuple[Probe, PlayedDriver, Keyboard]) -> None:
+    probe, driver, keyboard = desk
+    keyboard.press("\x1b[A\x1b[A")
+    probe.wait(lambda: driver.speeds[-1][0] == pytest.approx(0.1), "speed")
+    keyboard.press("p")
+    probe.wait(lambda: probe.mode == topics.TORQUE, "policy in command")
+    keyboard.press("\x1b[D")
+    probe.wait(lambda: driver.speeds[-1][1] > 0, "steering under a policy")
+    os.close(keyboard.master)
+    probe.wait(lambda: keyboard.process.poll() is not None, "end of the keyboard")
+    probe.wait(lambda: driver.asked[-1] == f"{topics.TORQUE_MODE} False", "policy off")
+    assert driver.speeds[-1] == (0.0, 0.0)
+    assert keyboard.process.returncode == 1
+
+
+@pytest.mark.ros
+def test_scripted_operator_takes_a_hold_for_a_fall_and_counts_both(tmp_path: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        driver = PlayedDriver(probe)
+        driver.say("disarmed: start")
+        operator = nodes.start("teleop_node", duration_s=60.0, max_falls=1, settle_s=0.2)
+        probe.wait(lambda: probe.mode == topics.BALANCE, "arming")
+        driver.say("hold: too far")
+        probe.wait(lambda: probe.mode == topics.DISARMED, "disarming")
+        probe.wait(lambda: probe.mode == topics.BALANCE, "arming again")
+        driver.say("fault: fallen")
+        probe.wait(lambda: operator.poll() is not None, "end of the operator")
+        assert operator.returncode == 1
+        log = nodes.log("teleop_node")
+        assert "fallen or stopped 1 time, held 1 time in" in log
+        assert "s: fallen. Not armed again" in log
+        assert driver.asked == [topics.ARM, topics.DISARM, topics.ARM, topics.DISARM]
 
 
 def test_keyboard_without_a_terminal_says_so() -> None:

@@ -22,6 +22,8 @@ from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 TICK_S = 0.05
 #: What was refused is not asked for again before this.
 RETRY_S = 0.5
+#: A request that is not answered after this long does not keep others back any more: who had it may be gone.
+ANSWER_S = 3.0
 #: Key of the driver's diagnostics.
 HEIGHT = "height of hips (m)"
 
@@ -48,6 +50,7 @@ class OperatorNode(Node):
         self.said = ""
         self.refusal = ""
         self._pending: Future[Any] | None = None
+        self._asked_at_s = 0.0
         self._retry_at_s = 0.0
         self._created_s = time.monotonic()
         self._speed = self.create_publisher(TwistStamped, topics.CMD_VEL, STREAM_QOS)
@@ -122,15 +125,19 @@ class OperatorNode(Node):
             on: the value of a SetBool request.
             urgent: do not wait for an earlier call to be answered.
         """
-        busy = self._pending is not None and not self._pending.done()
-        if not urgent and (busy or time.monotonic() < self._retry_at_s):
+        now_s = time.monotonic()
+        busy = self._pending is not None and not self._pending.done() and now_s - self._asked_at_s < ANSWER_S
+        if not urgent and busy:
+            self.refusal = "an earlier request is not answered yet"
+        if not urgent and (busy or now_s < self._retry_at_s):
             return
         if not client.service_is_ready():
             self.refusal = f"nobody offers {client.srv_name}"
-            if time.monotonic() - self._created_s > 10.0:
+            if now_s - self._created_s > 10.0:
                 self.get_logger().warning(self.refusal, throttle_duration_sec=5.0)
             return
         request = Trigger.Request() if on is None else SetBool.Request(data=on)
+        self._asked_at_s = now_s
         self._pending = client.call_async(request)
         self._pending.add_done_callback(self._answered)
 
