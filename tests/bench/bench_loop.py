@@ -21,7 +21,7 @@ from pathlib import Path
 
 import rclpy
 from loop_page import Run, write_page
-from loop_stack import Block, Costs, Stack, StackError, stack
+from loop_stack import Block, Costs, StackError, stack
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -73,9 +73,10 @@ def ping_pong(rate_hz: float, seconds: float, priority: int, advance: Progress, 
 def loop(rate_hz: float, seconds: float, priority: int, progress: Progress, line: object) -> Block:
     """Start the loop, measure it once, stop it."""
     with tempfile.TemporaryDirectory(prefix="bench_loop_") as folder:
-        running: Stack
         with stack(rate_hz, priority, Path(folder)) as running:
-            return running.measure(seconds, lambda gone_s: progress.advance(line, gone_s))  # type: ignore[arg-type]
+            block = running.measure(seconds, lambda gone_s: progress.advance(line, gone_s))  # type: ignore[arg-type]
+        block.slipped_s = running.slipped_s
+        return block
 
 
 def processor() -> str:

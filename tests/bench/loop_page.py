@@ -155,6 +155,7 @@ def page(run: Run) -> str:
     granted = all(block.real_time for block in loops)
     about = ", ".join(f"{key} {text}" for key, text in run.machine.items())
     priority = f"SCHED_FIFO {run.priority}" if granted else "normal priority (real time was refused or not asked for)"
+    slipped_s, seconds = sum(block.slipped_s for block in loops), sum(block.seconds for block in loops)
     lost: dict[str, int] = {}
     for block in loops:
         for reason, count in block.lost.items():
@@ -182,7 +183,7 @@ def page(run: Run) -> str:
         "Resident memory counts a page that two processes share in both, proportional memory half in each. "
         "The policy lost command to the driver: "
         + ("; ".join(f"{count} × {reason}" for reason, count in lost.items()) or "never")
-        + ".",
+        + f". The machine held the emulated robot up, whose clock fell {slipped_s:.2f} s behind in {seconds:.0f} s.",
         "",
         f"{about[0].upper()}{about[1:]}; {priority}.",
         "",

