@@ -29,6 +29,8 @@ from wheel_leg_driver.posture import Posture
 from wheel_leg_driver.protocol import NO_FLAGS, Command, CommandFlag, Fault, Status, Telemetry
 from wheel_leg_driver.robot import Robot
 
+#: Steps without an answer after which a commander is late.
+LATE_STEPS = 2
 #: Damping ends after this long; what still turns then is stopped by friction.
 DAMPING_US = 1_000_000
 
@@ -57,7 +59,7 @@ class Tick:
     Attributes:
         estimate: the state.
         telemetry: the frame as the calibration corrects it.
-        command: what to send; None where a commander's torque is awaited.
+        command: what to send; None, or a heartbeat, where a commander's torque is awaited.
         mode: in command.
     """
 
@@ -151,7 +153,7 @@ class DriverCore:
             violation = self.monitor.check(corrected, estimate, self.mode, age_s)
             if violation is not None and not (violation.action == limit.HOLD and self.mode == HOLD):
                 self._enforce(violation)
-        command = None if self.mode == TORQUE else self._own_command(corrected, estimate)
+        command = self._keep_waiting(telemetry) if self.mode == TORQUE else self._own_command(corrected, estimate)
         return Tick(estimate, corrected, command, self.mode)
 
     def _restarted(self) -> None:
@@ -184,6 +186,13 @@ class DriverCore:
             self._take_back(HOLD, violation.reason)
         else:
             self.latch(violation.reason, damped=violation.action == limit.DAMP)
+
+    def _keep_waiting(self, telemetry: Telemetry) -> Command | None:
+        """Keep the firmware's watchdog content while a late commander may still answer: it must not bite first."""
+        if telemetry.device_time_us - self._obeyed_us < LATE_STEPS * 1e6 * self.robot.interface.dt_s:
+            return None
+        self._sequence += 1
+        return Command(self._sequence, flags=CommandFlag.HEARTBEAT)
 
     def _own_command(self, telemetry: Telemetry, estimate: Estimate) -> Command:
         if self._damp_until_us and telemetry.device_time_us >= self._damp_until_us:

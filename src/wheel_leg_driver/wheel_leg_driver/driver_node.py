@@ -16,6 +16,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import BatteryState, Imu, JointState
 from std_msgs.msg import Bool, Float64, String
@@ -44,7 +45,7 @@ from wheel_leg_driver.diagnostics import Reporter
 from wheel_leg_driver.estimator import Estimator
 from wheel_leg_driver.limits import Limits
 from wheel_leg_driver.messages import Messages
-from wheel_leg_driver.protocol import Telemetry
+from wheel_leg_driver.protocol import CommandFlag, Telemetry
 from wheel_leg_driver.robot import Robot, load_robot
 from wheel_leg_driver.timing import Timing
 
@@ -72,6 +73,8 @@ RETRY_S = 0.05
 #: How often the log says that something still lasts.
 REMIND_S = 10.0
 DIAGNOSTICS_S = 0.5
+#: How long a driver that stops waits for others to hear so.
+LAST_WORDS_S = 0.3
 
 
 class DriverNode(LifecycleNode):
@@ -178,6 +181,9 @@ class DriverNode(LifecycleNode):
         self._clock_map, self._timing, self._reporter = ClockMap(), Timing(core.robot.interface.dt_s), Reporter()
         for name in core.limits.switched_off:
             self.get_logger().warning(f"limit {name!r} is switched off")
+        if core.calibration.skipped:
+            steps = ", ".join(core.calibration.skipped)
+            self.get_logger().warning(f"the calibration was not finished: {steps}; h2o-robot calibrate --steps does it")
         self._running = True
         self._thread = threading.Thread(target=self._control, args=(wait_s,), name="control", daemon=True)
         self._thread.start()
@@ -217,6 +223,8 @@ class DriverNode(LifecycleNode):
             self._link.close()
             self._link = None
         self._publish_mode()
+        # A node that is destroyed next would take its last words with it.
+        self._mode.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
         self._error = error
@@ -339,8 +347,11 @@ class DriverNode(LifecycleNode):
             sent_nm = self._core.sent_nm
             if command is not None:
                 link.send(command)
-                now = time.monotonic()
-                self._timing.written(command.sequence, telemetry.device_time_us, arrived_s, arrived_s, now)
+                if command.flags & CommandFlag.HEARTBEAT:
+                    command = None
+                else:
+                    now = time.monotonic()
+                    self._timing.written(command.sequence, telemetry.device_time_us, arrived_s, arrived_s, now)
             self._recent.append((stamp_ns, telemetry.device_time_us, arrived_s, time.monotonic()))
         messages = self._messages
         stamp = stamp_of(stamp_ns)

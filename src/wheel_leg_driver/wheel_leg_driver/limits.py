@@ -145,7 +145,8 @@ class Monitor:
         if self._sustained("temperature", hottest > li.temperature_c, now_us):
             hit("temperature", li.temperature_action, f"{hottest:.0f} °C is above {li.temperature_c} °C: let it cool")
         if mode == topics.TORQUE:
-            if answer_age_s > li.staleness_s + 1e-9:
+            # Ages come in control steps: the one that reaches the limit counts.
+            if answer_age_s >= li.staleness_s - 1e-9:
                 hit("staleness", li.staleness_action, f"no fresh torque for {answer_age_s * 1e3:.0f} ms")
             if abs(estimate.theta_rad) > li.tilt_rad:
                 hit("tilt", li.tilt_action, f"pitch {estimate.theta_rad:+.2f} rad is beyond {li.tilt_rad} rad")
