@@ -65,13 +65,14 @@ def test_a_missing_observation_breaks_the_run(tmp_path: Path) -> None:
     assert dataset.episode_count == 2
 
 
-def test_only_balance_and_torque_count_and_no_change_of_mode(tmp_path: Path) -> None:
+def test_only_armed_modes_count_and_no_change_of_mode(tmp_path: Path) -> None:
     run = swaying(100)
-    run["modes"] = [topics.DISARMED] * 10 + [topics.BALANCE] * 40 + [topics.TORQUE] * 40 + [topics.FAULT] * 10
+    modes = {topics.DISARMED: 10, topics.BALANCE: 30, topics.TORQUE: 40, topics.HOLD: 10, topics.FAULT: 10}
+    run["modes"] = [mode for mode, steps in modes.items() for _ in range(steps)]
     dataset = build(tmp_path, run)
-    assert len(dataset) == 39 + 39
-    assert np.flatnonzero(dataset.timeouts).tolist() == [38, 77]
-    assert dataset.provenance["bags"][0]["transitions_by_mode"] == {"balance": 39, "torque": 39}
+    assert len(dataset) == 29 + 39 + 9
+    assert np.flatnonzero(dataset.timeouts).tolist() == [28, 67, 76]
+    assert dataset.provenance["bags"][0]["transitions_by_mode"] == {"balance": 29, "torque": 39, "hold": 9}
 
 
 def test_a_fall_is_terminal_though_it_disarms_and_nothing_follows_it(tmp_path: Path) -> None:

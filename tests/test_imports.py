@@ -21,7 +21,17 @@ DRIVER = [name for name in FILES if name.startswith("wheel_leg_driver.")]
 TRAINING = [name for name in FILES if name.startswith("h2o_training.")]
 
 #: What the driver shares with the rest: definitions and the manners of a node, nothing that decides or records.
-SHARED_WITH_DRIVER = {"config", "contract", "errors", "topics", "node_tools", "realtime", "middleware", "clock", "histogram"}
+SHARED_WITH_DRIVER = {
+    "config",
+    "contract",
+    "errors",
+    "topics",
+    "node_tools",
+    "realtime",
+    "middleware",
+    "clock",
+    "histogram",
+}
 OFF_BOARD_ONLY = {"torch", "mujoco", "gymnasium", "h5py", "onnx", "plotly", "tensorboard", "h2o_training"}
 NEWER_THAN_3_10 = {
     "tomllib",
