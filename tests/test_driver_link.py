@@ -7,9 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from serial.tools.list_ports_common import ListPortInfo
 
 from lockstep import LockStep
 from test_driver_core import commanded
+from wheel_leg_driver import link
+from wheel_leg_driver.backend import PortError
 from wheel_leg_driver.core import RefusedError
 from wheel_leg_driver.firmware import Firmware
 from wheel_leg_driver.protocol import CommandFlag, encode_command
@@ -74,6 +77,36 @@ def test_steering_acts_under_a_commander_too_and_yaw_is_damped() -> None:
     rig.seconds(2.0)
     assert rig.tick is not None
     assert abs(rig.tick.estimate.yaw_rate_radps) < 0.1, "a forgotten yaw command counts as zero"
+
+
+def test_late_commander_is_waited_for_with_the_firmwares_watchdog_content() -> None:
+    rig = commanded()
+    standing = rig.answer
+    for steps in (1, 2, 3, 4):
+        rig.answer = lambda _t, _k: None
+        rig.step(steps)
+        rig.answer = standing
+        rig.step(20)
+        assert rig.core.mode == "torque", f"{steps} answers missing: {rig.core.reason}"
+    sent = []
+    rig.answer = lambda _t, _k: None
+    while rig.core.mode == "torque":
+        rig.step()
+        assert rig.tick is not None
+        sent.append(rig.tick.command.flags if rig.tick.command else None)
+    assert sent[:1] == [None]
+    assert CommandFlag.HEARTBEAT in sent
+    assert rig.core.mode == "hold"
+    assert not rig.firmware.faults
+
+
+def test_port_is_found_by_the_serial_number_of_its_usb_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugged = ListPortInfo("/dev/ttyACM7")
+    plugged.serial_number = "A1B2"
+    monkeypatch.setattr(link.list_ports, "comports", lambda: [plugged])
+    assert link.device_path("usb:A1B2") == "/dev/ttyACM7"
+    with pytest.raises(PortError, match=r"number 'X'; plugged in are: A1B2 \(/dev/ttyACM7\)"):
+        link.device_path("usb:X")
 
 
 def test_loop_allocates_nothing_that_stays() -> None:

@@ -443,7 +443,9 @@ class DriverNode(LifecycleNode):
             except RefusedError as error:
                 answer.success = False
                 answer.message = str(error)
-                self.get_logger().warning(f"refused: {error}")
+                self.get_logger().warning(
+                    f"refused: {error}", throttle_duration_sec=0.5, throttle_time_source_type=STEADY_CLOCK
+                )
         self._publish_mode()
         return answer
 
