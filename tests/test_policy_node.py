@@ -17,6 +17,7 @@ from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -47,7 +48,8 @@ class Robot:
         self.mode = probe.node.create_publisher(String, topics.MODE, LATCHED_QOS)
         self.interface = probe.node.create_publisher(String, topics.INTERFACE, LATCHED_QOS)
         self.interface.publish(String(data=interface.to_json()))
-        probe.node.create_subscription(JointState, answers, self._on_answer, STREAM_QOS)
+        # The test may be kept from the processor for longer than a robot's nodes are.
+        probe.node.create_subscription(JointState, answers, self._on_answer, QoSProfile(depth=500))
         probe.node.create_subscription(
             String, topics.POLICY, lambda m: self.policies.append(json.loads(m.data)), LATCHED_QOS
         )
@@ -98,14 +100,14 @@ class Robot:
         self.probe.spin(0.3)
 
     def stream(self, until: Callable[[], bool], pitch: float, at_least: int = 0) -> list[Time]:
-        """Send observations at 200 Hz until the condition holds; returns their stamps."""
+        """Send observations at 100 Hz until the condition holds; returns their stamps."""
         stamps: list[Time] = []
         due_s = time.monotonic()
         end_s = due_s + PATIENCE_S
         while not until() or len(stamps) < at_least:
             assert time.monotonic() < end_s, "the condition never held"
             stamps.append(self.observe(pitch))
-            due_s += 0.005
+            due_s += 0.01
             while (left_s := due_s - time.monotonic()) > 0:
                 self.probe._executor.spin_once(timeout_sec=left_s)
         return stamps
@@ -204,7 +206,7 @@ def test_a_shadow_answers_beside_and_never_on_the_torque_topic(tmp_path: Path) -
 
 
 def swap(probe: Probe, robot: Robot, file: object) -> tuple[Trigger.Response, list[Time]]:
-    """Name a candidate and ask for the swap while observations come at 200 Hz; the answer, and their stamps."""
+    """Name a candidate and ask for the swap while observations come at 100 Hz; the answer, and their stamps."""
     settings = probe.node.create_client(SetParameters, "policy/set_parameters")
     trigger = probe.node.create_client(Trigger, topics.SWAP_POLICY)
     probe.wait(lambda: settings.service_is_ready() and trigger.service_is_ready(), "services of the policy node")
@@ -229,7 +231,7 @@ def test_a_swap_takes_place_between_two_observations_and_misses_none(
     rig: tuple[Nodes, Probe, Robot], tmp_path: Path
 ) -> None:
     nodes, probe, robot = rig
-    nodes.start("policy_node", policy=str(linear_policy(tmp_path / "a.onnx", PITCH_ONLY)), max_age_s=0.5)
+    nodes.start("policy_node", policy=str(linear_policy(tmp_path / "a.onnx", PITCH_ONLY)), max_age_s=0.5, priority=20)
     robot.ready()
     robot.command()
     candidate = linear_policy(tmp_path / "b.onnx", [0.0, 0.0, 2.0, 0.0])
@@ -253,7 +255,7 @@ def test_a_bad_candidate_changes_nothing_and_the_answer_says_why(
     rig: tuple[Nodes, Probe, Robot], tmp_path: Path
 ) -> None:
     nodes, probe, robot = rig
-    nodes.start("policy_node", policy=str(linear_policy(tmp_path / "a.onnx", PITCH_ONLY)), max_age_s=0.5)
+    nodes.start("policy_node", policy=str(linear_policy(tmp_path / "a.onnx", PITCH_ONLY)), max_age_s=0.5, priority=20)
     robot.ready()
     (tmp_path / "text.onnx").write_text("hello")
     bad = {
@@ -279,7 +281,7 @@ def test_a_bad_candidate_changes_nothing_and_the_answer_says_why(
 def test_displacement_goes_on_over_a_swap(rig: tuple[Nodes, Probe, Robot], tmp_path: Path) -> None:
     nodes, probe, robot = rig
     file = linear_policy(tmp_path / "a.onnx", DISPLACEMENT_ONLY)
-    nodes.start("policy_node", policy=str(file), max_age_s=0.5)
+    nodes.start("policy_node", policy=str(file), max_age_s=0.5, priority=20)
     robot.ready()
     robot.ask(x=0.0)
     robot.command()
