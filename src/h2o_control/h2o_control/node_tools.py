@@ -13,7 +13,6 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -26,6 +25,12 @@ from rclpy.timer import Timer
 from h2o_control import middleware
 from h2o_control.errors import ConfigError, UserError
 from h2o_control.parameter import Parameter as Parameter
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:
+    # Its name in ROS 2 Humble.
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 #: Depth 10 lost nothing at 500 Hz where depth 1 did; reliable, so that a recorder can count.
 STREAM_QOS = QoSProfile(depth=10)

@@ -317,7 +317,9 @@ class DriverNode(LifecycleNode):
                 timing.skipped_frames += len(frames) - 1
                 for frame in frames[:-1]:
                     self._tick(link, frame, now, newest=False)
-                due_s = self._tick(link, frames[-1], now, newest=True) + period_s
+                sampled_s = self._tick(link, frames[-1], now, newest=True)
+                # The clock's map follows a device that stood still only slowly; that frames are late is then known.
+                due_s = max(sampled_s, now - period_s / 2) + period_s
                 continue
             timing.deadline_misses += timing.ticks > 0 and not silent
             due_s = max(due_s + period_s, now - period_s)
