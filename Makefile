@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test bench-twin bench-sysid bench-hard bench-loop lint build lock clean
+.PHONY: help install demo test faults fuzz bench-twin bench-sysid bench-hard bench-loop lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ demo: install ## The whole loop on an emulated robot: drive, record, train, depl
 
 test: install ## Run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: install ## Every fault in every state, on real nodes; writes docs/fault-matrix.md (45 minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m faults --page docs/fault-matrix.md $(ARGS)
+
+fuzz: install ## A hundred million damaged bytes through both codecs
+	$(BIN)/python tests/fuzz_protocol.py $(ARGS)
 
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)
