@@ -12,7 +12,7 @@ from sensor_msgs.msg import Joy
 from h2o_control import topics
 from h2o_control.errors import ConfigError
 from h2o_control.joystick import Joystick, Layout, Request
-from h2o_control.node_tools import STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.node_tools import STEADY_CLOCK, STREAM_QOS, Parameter, declare, run, steady_timer, value
 from h2o_control.operator_node import OperatorNode
 
 _LAYOUT = Layout()
@@ -69,7 +69,9 @@ class JoystickNode(OperatorNode):
             requests = self._joystick.update(message.axes, message.buttons, time.monotonic())
         except ConfigError as error:
             # Not an end of the node: whoever starts nodes in groups would end the driver with it.
-            self.get_logger().error(f"joystick not obeyed: {error}", throttle_duration_sec=5.0)
+            self.get_logger().error(
+                f"joystick not obeyed: {error}", throttle_duration_sec=5.0, throttle_time_source_type=STEADY_CLOCK
+            )
             return
         if not was_fresh:
             self.get_logger().info("joystick heard: let go of all buttons once")

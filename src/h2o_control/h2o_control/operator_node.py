@@ -16,7 +16,7 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
+from h2o_control.node_tools import LATCHED_QOS, STEADY_CLOCK, STREAM_QOS
 
 #: Speed commands are repeated this often; the driver forgets one after 0.2 s.
 TICK_S = 0.05
@@ -134,7 +134,9 @@ class OperatorNode(Node):
         if not client.service_is_ready():
             self.refusal = f"nobody offers {client.srv_name}"
             if now_s - self._created_s > 10.0:
-                self.get_logger().warning(self.refusal, throttle_duration_sec=5.0)
+                self.get_logger().warning(
+                    self.refusal, throttle_duration_sec=5.0, throttle_time_source_type=STEADY_CLOCK
+                )
             return
         request = Trigger.Request() if on is None else SetBool.Request(data=on)
         self._asked_at_s = now_s
@@ -150,4 +152,6 @@ class OperatorNode(Node):
         if not answer.success:
             self.refusal = answer.message
             self._retry_at_s = time.monotonic() + RETRY_S
-            self.get_logger().warning(f"refused: {answer.message}", throttle_duration_sec=2.0)
+            self.get_logger().warning(
+                f"refused: {answer.message}", throttle_duration_sec=2.0, throttle_time_source_type=STEADY_CLOCK
+            )

@@ -22,7 +22,18 @@ from h2o_control.answering import Answering, ObservationAge
 from h2o_control.contract import Interface, pitch_rad, state_array
 from h2o_control.errors import UserError
 from h2o_control.histogram import Histogram
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.node_tools import (
+    LATCHED_QOS,
+    STEADY_CLOCK,
+    STREAM_QOS,
+    Parameter,
+    declare,
+    publisher,
+    run,
+    steady_timer,
+    subscription,
+    value,
+)
 from h2o_control.policy import Policy
 from h2o_control.policy_check import load
 from h2o_control.policy_swap import PolicyLoader
@@ -63,23 +74,23 @@ class PolicyNode(Node):
         self._answer_times_s: deque[float] = deque(maxlen=1000)
         self._histograms = {"observation age": Histogram(), "answer time": Histogram()}
         self._message = JointState(name=list(topics.WHEELS))
-        self._torque = self.create_publisher(
-            JointState, topics.SHADOW_TORQUE if self._shadow else topics.WHEEL_TORQUE, STREAM_QOS
+        self._torque = publisher(
+            self, JointState, topics.SHADOW_TORQUE if self._shadow else topics.WHEEL_TORQUE, STREAM_QOS
         )
-        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
+        self._diagnostics = publisher(self, DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
         if self._shadow:
             self._comparison = Comparison()
-            self.create_subscription(JointState, topics.WHEEL_COMMAND, self._on_command, STREAM_QOS)
+            subscription(self, JointState, topics.WHEEL_COMMAND, self._on_command, STREAM_QOS)
         else:
             self._loader = PolicyLoader()
-            self._said = self.create_publisher(String, topics.POLICY, LATCHED_QOS)
+            self._said = publisher(self, String, topics.POLICY, LATCHED_QOS)
             # A group of its own: observations are not to wait until a swap is answered, nor a second request.
             group = ReentrantCallbackGroup()
             self.create_service(Trigger, topics.SWAP_POLICY, self._on_swap, callback_group=group)
             self._say_policy()
-        self.create_subscription(String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
-        self.create_subscription(String, topics.MODE, self._on_mode, LATCHED_QOS)
-        self.create_subscription(Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
+        subscription(self, String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
+        subscription(self, String, topics.MODE, self._on_mode, LATCHED_QOS)
+        subscription(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
         steady_timer(self, DIAGNOSTICS_S, self._publish_diagnostics)
         for refused in make_real_time(self):
             self.get_logger().warning(refused)
@@ -138,7 +149,9 @@ class PolicyNode(Node):
         if self._answering.engaged:
             self._gave_back += 1
             what = "would give the robot back" if self._shadow else "giving the robot back"
-            self.get_logger().warning(f"{what}: {reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(
+                f"{what}: {reason}", throttle_duration_sec=1.0, throttle_time_source_type=STEADY_CLOCK
+            )
 
     def _on_command(self, message: JointState) -> None:
         if message.header.frame_id == topics.TORQUE and len(message.effort) == 2:
