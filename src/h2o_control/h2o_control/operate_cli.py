@@ -31,6 +31,8 @@ GRANTED, REFUSED = 0, 1
 ARMED_S = 2.0
 #: The driver reports twice a second; all nodes have within this time.
 REPORT_S = 1.2
+#: Nodes beside the driver are found this long after it at the latest, nearly always.
+FOUND_S = 2.5
 #: How near the height asked for the driver's own figure must come, and how slowly it may, m and m/s.
 HEIGHT_M, HEIGHT_MPS = 0.002, 0.05
 #: Diagnostics that `status` leaves out: for programs, not for reading.
@@ -157,7 +159,7 @@ class Operator(OperatorNode):
     def status(self) -> Table:
         """Mode, and what every node says of itself."""
         self.require(lambda: bool(self.mode) and "driver" in self.statuses, "driver")
-        self.wait(lambda: False, REPORT_S)
+        self.wait(lambda: False, FOUND_S)
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         table.add_row(Text("mode", style="bold"), Text(self.mode, style="bold"), Text(self.reason))
         for name, status in sorted(self.statuses.items()):
