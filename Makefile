@@ -30,7 +30,7 @@ faults: install ## Every fault in every state, on real nodes; writes docs/fault-
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m faults --page docs/fault-matrix.md $(ARGS)
 
 fuzz: install ## A hundred million damaged bytes through both codecs
-	$(BIN)/python tests/fuzz_protocol.py $(ARGS)
+	$(BIN)/python tests/fuzz_protocol.py --bytes 100000000 $(ARGS)
 
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from faults.evidence import KEPT, OWN, UNSAFE, ZERO, Evidence
 from faults.heartbeat import STILL_S, Heartbeat
 from faults.page import page
 from faults.rig import Rig, rig
-from faults.runner import Repetition, Result, keep, kept, run_once
+from faults.runner import Repetition, Result, keep, kept, origin, run_once
 from faults.witness import Sent
 from wheel_leg_driver.emulated_robot import TraceRow
 from wheel_leg_driver.fault_kinds import HAND, KINDS
@@ -25,7 +27,7 @@ SHORT = (
     "unplug and replug / balancing",
     "motor fault / recording",
     "firmware reset / shutting down",
-    "stuck imu / balancing",
+    "stuck IMU / balancing",
     "policy node killed / policy",
     "policy answers NaN / policy",
     "policy takes 100 ms for an answer / policy",
@@ -114,21 +116,27 @@ def test_every_fault_of_the_emulator_is_tried_in_every_state() -> None:
     assert len({cell.name for cell in CELLS}) == len(CELLS)
 
 
-def test_kept_results_count_only_for_the_same_requirements(tmp_path: Path) -> None:
-    cell = CELLS[0]
+def test_kept_results_count_only_for_the_same_requirements_robot_and_sources(tmp_path: Path) -> None:
+    cell, same = CELLS[0], origin("ideal", 0)
     says = [check.says for check in cell.checks]
-    keep(tmp_path, Result(cell.name, [Repetition([], ZERO, 12.0)] * 3, checks=says))
-    assert kept(tmp_path, cell, 3) is not None
-    assert kept(tmp_path, cell, 4) is None
-    keep(tmp_path, Result(cell.name, [Repetition([], ZERO, 12.0)] * 3, checks=says[1:]))
-    assert kept(tmp_path, cell, 3) is None
+
+    def counts(least: int, robot: str = "ideal", **changes: Any) -> bool:
+        made = Result(cell.name, [Repetition([], ZERO, 12.0)] * 3, checks=says, origin=same)
+        keep(tmp_path, dataclasses.replace(made, **changes))
+        return kept(tmp_path, cell, least, robot, 0) is not None
+
+    assert counts(3)
+    assert not counts(4)
+    assert not counts(3, checks=says[1:])
+    assert not counts(3, robot="worn")
+    assert not counts(3, origin={**same, "sources": "others"})
 
 
 def test_the_page_shows_red_cells_with_what_did_not_hold() -> None:
     cell = CELLS[0]
     bad = Repetition(["torque until 70 ms"], ZERO, 70.0, "fault: link lost")
     results = {cell.name: Result(cell.name, [Repetition([], ZERO, 20.0), bad, Repetition([], ZERO, 30.0)])}
-    text = page(results, seed=0, robot="ideal")
+    text = page(results)
     assert "🟥 zero 30 / 70" in text
     assert "| 1 of 3 | torque until 70 ms (1×) |" in text
 

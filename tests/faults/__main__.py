@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from faults.cells import CELLS, HUNDRED, Cell
 from faults.heartbeat import Heartbeat
 from faults.page import write_page
 from faults.rig import Setup, rig
-from faults.runner import Repetition, Result, keep, kept, run_cell
+from faults.runner import Result, keep, kept, run_cell
 
 REPETITIONS = 3
 RESULTS = Path("runs/faults")
@@ -58,7 +59,7 @@ def main() -> int:
         console.print("stopped; go on with --resume")
         return 130
     if args.page:
-        write_page(args.page, RESULTS, args.seed, args.robot)
+        write_page(args.page, RESULTS)
     red = [result.name for result in results if not result.green]
     console.print(f"{len(results)} cells, {len(red)} red" + "".join(f"\n  [red]{name}[/]" for name in red))
     return 1 if red else 0
@@ -91,14 +92,13 @@ def run(cells: list[Cell], seed: int, robot: str, quick: bool, resume: bool, con
         with Heartbeat(folder) as heartbeat, rig(folder, seed, robot) as made:
             for n, cell in enumerate(ordered(cells, seed), 1):
                 times = count(cell, quick)
-                result = kept(RESULTS, cell, times) if resume else None
+                result = kept(RESULTS, cell, times, robot, seed) if resume else None
                 if result is None:
 
-                    def done(repetition: Repetition, cell: Cell = cell) -> None:
-                        for problem in repetition.problems:
-                            console.print(f"  [red]{cell.name}: {problem}[/] [dim]({repetition.story})[/]")
+                    def say(problem: str, name: str = cell.name) -> None:
+                        console.print(f"  [red]{name}: {escape(problem)}[/]")
 
-                    result = run_cell(made, heartbeat, cell, times, done)
+                    result = run_cell(made, heartbeat, cell, times, say)
                     keep(RESULTS, result)
                 results.append(result)
                 console.print(f"{n:3}/{len(cells)} {line(result)}  [dim]{(time.monotonic() - began_s) / 60:.1f} min[/]")

@@ -276,15 +276,26 @@ def load() -> Action:
     return Action(begin, _measure, end, _measure_first)
 
 
-def turn_clock(hours: int) -> Action:
-    """Set the wall clock of all nodes, and compare what nodes and middleware stamp before and after."""
+def turn_clock(hours: int, driven: bool = False) -> Action:
+    """Set the wall clock of all nodes, and compare what nodes and middleware stamp before and after.
+
+    Where it is `driven`, teleop_node drives meanwhile, and its commands are counted.
+    """
+
+    def ready(rig: Rig, found: Found) -> None:
+        if driven:
+            rig.drive()
+        _measure_first(rig, found)
 
     def begin(rig: Rig, found: Found) -> Moment:
-        found["_stamps"] = rig.witness.clocked[-1]
+        found["_stamps"], found["_since_s"] = rig.witness.clocked[-1], time.monotonic()
         rig.wall_clock.turn(hours * HOUR_S)
         return _now()
 
     def end(rig: Rig, found: Found) -> None:
+        if driven:
+            heard = [at_s for at_s in list(rig.witness.speeds) if at_s > found["_since_s"]]
+            found["speed commands (Hz)"] = round(len(heard) / (time.monotonic() - found["_since_s"]), 1)
         _compare(rig, found)
         old, new = found["_stamps"], rig.witness.clocked[-1]
         for name, n in (("node's clock", 1), ("middleware's clock", 2)):
@@ -294,4 +305,4 @@ def turn_clock(hours: int) -> Action:
         steps = [(b - a) * 1e-6 for a, b in itertools.pairwise(stamps)]
         found["steps of stamps (ms)"] = (round(min(steps), 1), round(max(steps), 1))
 
-    return Action(begin, _measure, end, _measure_first)
+    return Action(begin, _measure, end, ready)

@@ -170,11 +170,11 @@ def _wire() -> list[Fault]:
 
 def _sensors() -> list[Fault]:
     return [
-        _injected("stuck_imu", "stuck_imu for=1", _disturbed(1.0), 1.3),
+        _injected("stuck_imu", "stuck_imu for=1", _disturbed(1.0), 1.3, "stuck IMU"),
         _injected("stuck_encoders", "stuck_encoders for=1", _disturbed(1.0), 1.3),
         _injected("bias_pitch", "bias_pitch rad=0.1 for=2", _disturbed(2.0), 2.3),
         _injected("bias_gyro", "bias_gyro radps=0.2 for=2", _disturbed(2.0), 2.3),
-        _injected("nan_imu", "nan_imu for=0.1", _zero(20.0)),
+        _injected("nan_imu", "nan_imu for=0.1", _zero(20.0), name="IMU sends NaN"),
         _injected("overheating", "overheating c=95 for=1", _zero(20.0), 1.3),
         _injected("overheating", "overheating c=85 for=1", _hold, 1.3, "too warm"),
         _injected("brown_out", "brown_out v=18.5 for=1", _hold, 1.3, "low voltage"),
@@ -345,6 +345,9 @@ def _machine() -> list[Fault]:
     calm = {BALANCING: (*_unaffected, *_counted), POLICY: (*_unaffected, *_counted)}
     calm |= {DISARMED: _disarmed, RECORDING: (*_unaffected, *_counted, _episode)}
     turned = {state: (*must, *_turned, _even) for state, must in calm.items()}
+    driven = checks.found(
+        "speed commands (Hz)", "the operator's commands go on", lambda hz: isinstance(hz, float) and hz > 15
+    )
     return [
         Fault("nothing", "for comparison with what follows", actions.nothing, calm, 2.5),
         Fault("load on all processors", "a busy program on each", actions.load, calm, 2.5),
@@ -356,6 +359,18 @@ def _machine() -> list[Fault]:
                 turned,
                 2.5,
                 Setup(shifted=True),
+            )
+            for hours in (1, -1)
+        ),
+        *(
+            Fault(
+                f"wall clock set {'forward' if hours > 0 else 'back'} by 1 h, teleop driving",
+                "the same, while the scripted operator (teleop_node) drives",
+                lambda hours=hours: actions.turn_clock(hours, driven=True),
+                {state: (*turned[state], driven) for state in (BALANCING, RECORDING)},
+                2.5,
+                Setup(shifted=True),
+                moving=False,
             )
             for hours in (1, -1)
         ),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,22 +22,22 @@ GREEN, RED, MISSING = "🟩", "🟥", "⬜"
 _WORDS = {ZERO: "zero", OWN: "own balance", KEPT: "went on"}
 
 
-def write_page(path: Path, results: Path, seed: int, robot: str) -> None:
+def write_page(path: Path, results: Path) -> None:
     """Write the page from all results that are kept in a folder."""
     found = {}
     for cell in CELLS:
         file = file_of(results, cell.name)
         if file.exists():
             found[cell.name] = Result.from_json(file.read_text())
-    write_atomically(path, page(found, seed, robot).encode())
+    write_atomically(path, page(found).encode())
 
 
-def page(results: dict[str, Result], seed: int, robot: str) -> str:
+def page(results: dict[str, Result]) -> str:
     """Return the page as Markdown."""
     parts = [
         "# Fault matrix",
         "<!-- Written by `make faults`; do not edit. -->",
-        _introduction(results, seed, robot),
+        _introduction(results),
         "## Fault × state",
         _matrix(results),
         _legend(),
@@ -54,7 +53,7 @@ def page(results: dict[str, Result], seed: int, robot: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _introduction(results: dict[str, Result], seed: int, robot: str) -> str:
+def _introduction(results: dict[str, Result]) -> str:
     repetitions = sum(len(r.repetitions) for r in results.values())
     red = sum(not r.green for r in results.values())
     again = sum(r.again for r in results.values())
@@ -67,21 +66,18 @@ def _introduction(results: dict[str, Result], seed: int, robot: str) -> str:
             "row each millisecond of device time) tells what became of it. What must hold was declared in",
             "`tests/faults/cells.py` beforehand. `make faults` repeats it all.",
             "",
-            f"- **{len(results)} of {len(CELLS)} cells, {red} red**, {repetitions} repetitions in {minutes:.0f} minutes;",
-            f"  robot `{robot}`, seed {seed}, commit {_commit()}",
+            f"- **{len(results)} of {len(CELLS)} cells, {red} red**, {repetitions} repetitions in {minutes:.0f} min;",
+            f"  {'; '.join(dict.fromkeys(_described(r.origin) for r in results.values()))}",
             f"- {_machine()}",
             f"- {again} repetitions were run again because the machine itself stood still for more than",
-            f"  {STILL_S * 1e3:.0f} ms meanwhile, as seen by a program on each processor, above all others, that does nothing",
-            f"  but wake up. In {lost} more, the state was lost before the fault came, and was established anew.",
+            f"  {STILL_S * 1e3:.0f} ms meanwhile, as seen by a program on each processor, above all others, that only",
+            f"  wakes up. In {lost} more, the state was lost before the fault came, and was established anew.",
         ]
     )
 
 
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "src") else "")
+def _described(origin: dict[str, str]) -> str:
+    return f"robot `{origin.get('robot')}`, seed {origin.get('seed')}, commit {origin.get('commit')}"
 
 
 def _machine() -> str:
@@ -121,19 +117,19 @@ def times_ms(repetitions: Sequence[Repetition]) -> list[float]:
 
 
 def _legend() -> str:
-    return f"""{GREEN} all held in every repetition, {RED} something did not, {MISSING} not run, empty: makes no sense there.
+    return f"""{GREEN} all held in every repetition, {RED} something did not, {MISSING} not run, empty: no sense there.
 Then how it ended, and the **time to safe, median / worst, in ms of device time**: from the fault until there is
 
-- *zero*: no torque at the motors, for good, and a firmware that is not armed; without a time: there was none, or it ended
-  within the millisecond of the fault;
+- *zero*: no torque at the motors, for good, and a firmware that is not armed; without a time: there was none, or it
+  ended within the millisecond of the fault;
 - *own balance*: or the driver's balance in command of a robot that stays up, with no torque of a policy after it;
   without a time: it was in command all along;
 - *went on*: the policy is in command as before, and the robot up: the fault did it no harm.
 
 States: *disarmed*; *balancing*, driving at {SPEED_MPS:g} m/s half of the time; *policy*: a linear policy in command;
-*recording*: balancing, with a recorder; *shutting down*: the driver gets SIGINT at the moment of the fault. A driver that
-is asked to stop balances until it disarms, so times there include its stopping. A policy's own failures count from the
-last observation that it answered well."""
+*recording*: balancing, with a recorder; *shutting down*: the driver gets SIGINT at the moment of the fault. A driver
+that is asked to stop balances until it disarms, so times there include its stopping. A policy's own failures count from
+the last observation that it answered well."""
 
 
 def _injected() -> str:
@@ -171,7 +167,7 @@ def _red(results: dict[str, Result]) -> str:
 
 def _measured(results: dict[str, Result]) -> str:
     keys = ["read to write, p99 (ms)", "deadline misses", "hand-backs", "node's clock turned by (h)"]
-    keys += ["middleware's clock turned by (h)", "steps of stamps (ms)"]
+    keys += ["middleware's clock turned by (h)", "steps of stamps (ms)", "speed commands (Hz)"]
     rows = [["cell", *keys]]
     for result in results.values():
         if any(keys[0] in r.found for r in result.repetitions):

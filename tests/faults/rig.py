@@ -158,6 +158,13 @@ class Rig:
             self._wall_clock = WallClock(self.folder)
         return self._wall_clock
 
+    def drive(self) -> None:
+        """Let the scripted operator drive; the witness is silent meanwhile."""
+        self.witness.speed = None
+        self._running["teleop_node"] = self.nodes.start("teleop_node", settle_s=0.2)
+        began_s, speeds = time.monotonic(), self.witness.speeds
+        self.witness.wait(lambda: len(speeds) > 9 and speeds[-10] > began_s, "speed commands of teleop_node")
+
     def prepare(self, setup: Setup) -> None:
         """Have the processes of this setup, and no others; what has died is started again."""
         environment = self.wall_clock.environment if setup.shifted else {}
@@ -167,7 +174,7 @@ class Rig:
             self.end("policy_node")
         self.setup, self.environment = setup, environment
         wanted = {"emulator": True, "driver_node": True, "policy_node": True}
-        wanted |= {"recorder_node": setup.recorder, "joystick_node": setup.joystick}
+        wanted |= {"recorder_node": setup.recorder, "joystick_node": setup.joystick, "teleop_node": False}
         for name, wants in wanted.items():
             running = name in self._running and self._running[name].poll() is None
             if wants and not running:
@@ -180,7 +187,7 @@ class Rig:
         if self._control is not None:
             self._control.close()
             self._control = None
-        for name in ("joystick_node", "recorder_node", "policy_node", "driver_node", "emulator"):
+        for name in ("teleop_node", "joystick_node", "recorder_node", "policy_node", "driver_node", "emulator"):
             self.end(name)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,13 +60,17 @@ class Repetition:
 
 @dataclass
 class Result:
-    """All repetitions of a cell; `again` counts those that were repeated because the machine stood still."""
+    """All repetitions of a cell; `again` counts those that were repeated because the machine stood still.
+
+    `origin` says of which robot, seed and sources it is.
+    """
 
     name: str
     repetitions: list[Repetition] = field(default_factory=list)
     again: int = 0
     seconds: float = 0.0
     checks: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def red(self) -> list[Repetition]:
@@ -89,11 +94,24 @@ class Result:
         return cls(**fields)
 
 
-def run_cell(
-    rig: Rig, heartbeat: Heartbeat, cell: Cell, repetitions: int, done: Callable[[Repetition], None]
-) -> Result:
-    """Run a cell so many times; `done` is told of each repetition."""
-    result = Result(cell.name, checks=[check.says for check in cell.checks])
+def origin(robot: str, seed: int) -> dict[str, str]:
+    """Return what a result depends on beside its cell, as far as it can be said."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = " with changes" if git("status", "--porcelain", "src") else ""
+    return {
+        "robot": robot,
+        "seed": str(seed),
+        "sources": git("rev-parse", "HEAD:src") + changed,
+        "commit": git("rev-parse", "--short", "HEAD") + changed,
+    }
+
+
+def run_cell(rig: Rig, heartbeat: Heartbeat, cell: Cell, repetitions: int, say: Callable[[str], None]) -> Result:
+    """Run a cell so many times; `say` is told what did not hold."""
+    result = Result(cell.name, checks=[check.says for check in cell.checks], origin=origin(rig.robot, rig.seed))
     began_s = time.monotonic()
     while len(result.repetitions) < repetitions:
         repetition = run_once(rig, heartbeat, cell)
@@ -101,7 +119,8 @@ def run_cell(
             result.again += 1
             continue
         result.repetitions.append(repetition)
-        done(repetition)
+        for problem in repetition.problems:
+            say(f"{problem} ({repetition.story})")
     result.seconds = time.monotonic() - began_s
     return result
 
@@ -218,11 +237,12 @@ def file_of(folder: Path, name: str) -> Path:
     return folder / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
 
 
-def kept(folder: Path, cell: Cell, least: int) -> Result | None:
-    """Return the result of an earlier run, None where there is none, or with fewer repetitions or other checks."""
+def kept(folder: Path, cell: Cell, least: int, robot: str, seed: int) -> Result | None:
+    """Return the result of an earlier run; None where it is of something else, or has fewer repetitions."""
     path = file_of(folder, cell.name)
     if not path.exists():
         return None
-    result = Result.from_json(path.read_text())
+    result, now = Result.from_json(path.read_text()), origin(robot, seed)
     same = result.checks == [check.says for check in cell.checks]
+    same = same and all(result.origin.get(key) == now[key] for key in ("robot", "seed", "sources"))
     return result if same and len(result.repetitions) >= least else None

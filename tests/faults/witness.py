@@ -70,6 +70,7 @@ class Witness:
         self.sent: deque[Sent] = deque(maxlen=10_000)
         self.odom: deque[tuple[float, int]] = deque(maxlen=10_000)
         self.answers: deque[float] = deque(maxlen=10_000)
+        self.speeds: deque[float] = deque(maxlen=1000)
         #: Values of each diagnostic status by its name, and when it came.
         self.diagnostics: dict[str, dict[str, str]] = {}
         self.diagnosed_s: dict[str, float] = {}
@@ -87,6 +88,7 @@ class Witness:
         subscribe(String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
         subscribe(JointState, topics.WHEEL_COMMAND, self._on_command, DEEP_QOS)
         subscribe(JointState, topics.WHEEL_TORQUE, lambda m: self.answers.append(time.monotonic()), DEEP_QOS)
+        subscribe(TwistStamped, topics.CMD_VEL, lambda m: self.speeds.append(time.monotonic()), DEEP_QOS)
         subscribe(Odometry, topics.ODOM, self._on_odom, DEEP_QOS)
         subscribe(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, DEEP_QOS)
         steady_timer(self.node, SPEED_PERIOD_S, self._publish_speed)
