@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def named(name: str) -> Cell:
 @pytest.mark.parametrize("name", SHORT)
 def test_what_must_hold_holds(short: tuple[Rig, Heartbeat], name: str) -> None:
     made, heartbeat = short
+    if named(name).fault.setup.shifted and shutil.which("cc") is None:
+        pytest.skip("no C compiler, which setting the wall clock of single processes needs")
     for _ in range(5):
         repetition = run_once(made, heartbeat, named(name))
         if repetition.still_ms < STILL_S * 1e3:

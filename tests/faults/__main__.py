@@ -7,6 +7,7 @@ import argparse
 import fnmatch
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,8 @@ def main() -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the matrix there, from all kept results")
     parser.add_argument("--list", action="store_true", help="print the cells and what must hold, and stop")
     args = parser.parse_args()
+    # Whoever ends this leaves nothing running either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False, soft_wrap=True)
     cells = [cell for cell in CELLS if fnmatch.fnmatch(cell.name, args.only)]
     if not cells:
@@ -98,7 +101,11 @@ def run(cells: list[Cell], seed: int, robot: str, quick: bool, resume: bool, con
                     def say(problem: str, name: str = cell.name) -> None:
                         console.print(f"  [red]{name}: {escape(problem)}[/]")
 
-                    result = run_cell(made, heartbeat, cell, times, say)
+                    try:
+                        result = run_cell(made, heartbeat, cell, times, say)
+                    except FileNotFoundError as error:
+                        console.print(f"{n:3}/{len(cells)} {cell.name}: left out, {error}")
+                        continue
                     keep(RESULTS, result)
                 results.append(result)
                 console.print(f"{n:3}/{len(cells)} {line(result)}  [dim]{(time.monotonic() - began_s) / 60:.1f} min[/]")

@@ -82,7 +82,12 @@ def no_arming() -> Check:
 
 def no_torque() -> Check:
     """Nothing at the motors over the whole span."""
-    return Check("no torque ever", lambda e: f"torque {np.flatnonzero(e.turning)[:1]}" if e.turning.any() else "")
+
+    def problem(e: Evidence) -> str:
+        turning = np.flatnonzero(e.turning)
+        return f"torque at {e.ms(e.column('elapsed_us')[turning[0]]):.0f} ms" if len(turning) else ""
+
+    return Check("no torque ever", problem)
 
 
 def mode_is(*modes: str) -> Check:
