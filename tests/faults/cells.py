@@ -89,19 +89,19 @@ class Cell:
         return self.state in self.fault.hundred
 
 
-_disarmed = (checks.no_torque(), checks.mode_is(topics.DISARMED))
-_shutting = (checks.zero_within(STOPPING_MS), checks.mode_is(topics.DISARMED))
-_episode = checks.found("episode", "the episode can be read and is whole", lambda problem: problem == "")
+USUALLY_DISARMED = (checks.no_torque(), checks.mode_is(topics.DISARMED))
+USUALLY_SHUTTING = (checks.zero_within(STOPPING_MS), checks.mode_is(topics.DISARMED))
+EPISODE = checks.found("episode", "the episode can be read and is whole", lambda problem: problem == "")
 
 
-def _each(armed: Sequence[Check], recording: Sequence[Check] = (_episode,)) -> dict[str, Sequence[Check]]:
+def _each(armed: Sequence[Check], recording: Sequence[Check] = (EPISODE,)) -> dict[str, Sequence[Check]]:
     """What must hold in each state, given what must in the armed ones."""
     return {
-        DISARMED: _disarmed,
+        DISARMED: USUALLY_DISARMED,
         BALANCING: armed,
         POLICY: armed,
         RECORDING: (*armed, *recording),
-        SHUTTING: _shutting,
+        SHUTTING: USUALLY_SHUTTING,
     }
 
 
@@ -142,7 +142,7 @@ _even = checks.found(
 
 def _wire() -> list[Fault]:
     unplugged = _each((*_zero(WATCHDOG_MS), _linked))
-    unplugged[DISARMED] = (*_disarmed, _linked)
+    unplugged[DISARMED] = (*USUALLY_DISARMED, _linked)
     return [
         Fault(
             "unplug and replug",
@@ -207,14 +207,14 @@ def _policies() -> list[Fault]:
             "policy node killed",
             "SIGKILL",
             lambda: actions.send("policy_node", kill),
-            {DISARMED: _disarmed, BALANCING: calm, POLICY: handed, RECORDING: (*calm, _episode)},
+            {DISARMED: USUALLY_DISARMED, BALANCING: calm, POLICY: handed, RECORDING: (*calm, EPISODE)},
             hundred=(POLICY,),
         ),
         Fault(
             "policy node stopped",
             "SIGSTOP, after 0.3 s SIGCONT",
             lambda: actions.send("policy_node", stop, go),
-            {DISARMED: _disarmed, BALANCING: calm, POLICY: handed, RECORDING: (*calm, _episode)},
+            {DISARMED: USUALLY_DISARMED, BALANCING: calm, POLICY: handed, RECORDING: (*calm, EPISODE)},
             hundred=(POLICY,),
         ),
         *(
@@ -236,14 +236,14 @@ def _policies() -> list[Fault]:
 def _nodes() -> list[Fault]:
     kill, stop, go = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
     dead = (checks.zero_within(WATCHDOG_MS),)
-    whole = checks.found("episode", "the episode can be read", lambda problem: problem == "")
+    readable = checks.found("episode", "what was recorded can be read", lambda problem: problem == "")
     driver = dict.fromkeys((BALANCING, POLICY, SHUTTING), dead)
     return [
         Fault(
             "driver node killed",
             "SIGKILL",
             lambda: actions.send("driver_node", kill),
-            {DISARMED: (checks.no_torque(),), **driver, RECORDING: (*dead, whole)},
+            {DISARMED: (checks.no_torque(),), **driver, RECORDING: (*dead, EPISODE)},
             0.4,
             hundred=(BALANCING,),
         ),
@@ -258,17 +258,17 @@ def _nodes() -> list[Fault]:
             "recorder killed",
             "SIGKILL",
             lambda: actions.send("recorder_node", kill),
-            {RECORDING: (checks.mode_is(BALANCE), checks.upright(), whole)},
+            {RECORDING: (checks.mode_is(BALANCE), checks.upright(), readable)},
         ),
         Fault(
             "second torque publisher",
             f"{actions.STRANGER_NM} Nm on /wheel_torque for every observation, as the right interface",
             actions.second_publisher,
             {
-                DISARMED: _disarmed,
+                DISARMED: USUALLY_DISARMED,
                 BALANCING: (checks.mode_is(BALANCE), checks.upright(), _no_stranger),
                 POLICY: (checks.mode_is(TORQUE), checks.upright(), _no_stranger, _refused),
-                RECORDING: (checks.mode_is(BALANCE), checks.upright(), _no_stranger, _episode),
+                RECORDING: (checks.mode_is(BALANCE), checks.upright(), _no_stranger, EPISODE),
             },
             1.3,
         ),
@@ -329,10 +329,10 @@ def _operators() -> list[Fault]:
             "/joy stops with the dead-man button held and the stick forward",
             actions.stale_joystick,
             {
-                DISARMED: _disarmed,
+                DISARMED: USUALLY_DISARMED,
                 BALANCING: (checks.mode_is(BALANCE), checks.upright(), halted),
                 POLICY: (checks.mode_is(BALANCE), checks.upright(), checks.safe_within(400.0)),
-                RECORDING: (checks.mode_is(BALANCE), checks.upright(), halted, _episode),
+                RECORDING: (checks.mode_is(BALANCE), checks.upright(), halted, EPISODE),
             },
             2.2,
             Setup(joystick=True),
@@ -343,7 +343,7 @@ def _operators() -> list[Fault]:
 
 def _machine() -> list[Fault]:
     calm = {BALANCING: (*_unaffected, *_counted), POLICY: (*_unaffected, *_counted)}
-    calm |= {DISARMED: _disarmed, RECORDING: (*_unaffected, *_counted, _episode)}
+    calm |= {DISARMED: USUALLY_DISARMED, RECORDING: (*_unaffected, *_counted, EPISODE)}
     turned = {state: (*must, *_turned, _even) for state, must in calm.items()}
     driven = checks.found(
         "speed commands (Hz)", "the operator's commands go on", lambda hz: isinstance(hz, float) and hz > 15

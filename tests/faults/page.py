@@ -7,14 +7,15 @@ import os
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from faults.cells import CELLS, FAULTS, STATES, Cell, Fault
+from faults.cells import CELLS, EPISODE, FAULTS, STATES, USUALLY_DISARMED, USUALLY_SHUTTING, Cell, Fault
+from faults.checks import Check, always
 from faults.evidence import KEPT, OWN, ZERO
 from faults.heartbeat import STILL_S
-from faults.rig import SPEED_MPS
+from faults.rig import DISARMED, RECORDING, SHUTTING, SPEED_MPS
 from faults.runner import LOST, Repetition, Result, file_of
 from h2o_control.atomic_file import write_atomically
 
@@ -144,25 +145,39 @@ the last observation that it answered well."""
 
 
 def _injected() -> str:
-    rows = [["fault", "what", "in state", "must hold"]]
+    usual = {DISARMED: _says(USUALLY_DISARMED), SHUTTING: _says(USUALLY_SHUTTING)}
+    rows = [["fault", "what", "state", "must hold"]]
     for fault in FAULTS:
         groups: dict[str, list[str]] = {}
         for state in fault.states:
-            groups.setdefault("; ".join(check.says for check in fault.must[state]), []).append(state)
+            must = _says(check for check in fault.must[state] if check is not EPISODE)
+            if must != usual.get(state):
+                groups.setdefault(must, []).append(state)
         for n, (must, states) in enumerate(groups.items()):
             rows.append([fault.name if n == 0 else "", fault.what if n == 0 else "", ", ".join(states), must])
-    everywhere = "; ".join(check.says for check in CELLS[0].checks[len(CELLS[0].fault.must[CELLS[0].state]) :])
-    return _table(rows) + f"\n\nIn every cell, too: {everywhere}."
+    return f"""- In every cell: {_says(always())}.
+- {DISARMED}, unless said otherwise: {usual[DISARMED]}.
+- {SHUTTING}, unless said otherwise: {usual[SHUTTING]}.
+- {RECORDING}, unless the recorder itself is killed: {EPISODE.says}.
+
+{_table(rows)}"""
+
+
+def _says(checks: Iterable[Check]) -> str:
+    return "; ".join(check.says for check in checks)
 
 
 def _happened(results: dict[str, Result]) -> str:
-    rows = [["fault", "state", "what the driver said, most often"]]
+    rows = [["fault", "state", "mode and reason that the driver gave, most often"]]
     for fault in FAULTS:
+        groups: dict[str, list[str]] = {}
         for state in fault.states:
             result = results.get(Cell(fault, state).name)
             stories = Counter(r.story for r in result.repetitions if r.story) if result else Counter()
-            if stories and state != STATES[0]:
-                rows.append([fault.name, state, stories.most_common(1)[0][0]])
+            if stories:
+                groups.setdefault(stories.most_common(1)[0][0], []).append(state)
+        for n, (story, states) in enumerate(groups.items()):
+            rows.append([fault.name if n == 0 else "", ", ".join(states), story])
     return _table(rows)
 
 
