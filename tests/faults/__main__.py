@@ -19,7 +19,7 @@ from rich.markup import escape
 from faults.cells import CELLS, HUNDRED, Cell
 from faults.heartbeat import Heartbeat
 from faults.page import write_page
-from faults.rig import Setup, rig
+from faults.rig import ROBOT, Setup, rig
 from faults.runner import Result, keep, kept, run_cell
 
 REPETITIONS = 3
@@ -38,7 +38,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="each cell once, those of a hundred times three times")
     parser.add_argument("--seed", type=int, default=0, help="of the order, the phases and the emulator (%(default)s)")
-    parser.add_argument("--robot", default="ideal", help="the emulated robot (%(default)s)")
+    parser.add_argument("--robot", default=ROBOT, help="the emulated robot (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="keep results of an earlier run that are complete")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the matrix there, from all kept results")
     parser.add_argument("--list", action="store_true", help="print the cells and what must hold, and stop")

@@ -218,10 +218,7 @@ def stale_joystick() -> Action:
         found["speed before (m/s)"] = round(rig.control.state().truth[1], 2)
         return moment
 
-    def end(rig: Rig, found: Found) -> None:
-        found["speed after (m/s)"] = round(rig.control.state().truth[1], 2)
-
-    return Action(begin, end=end, ready=_await_joystick)
+    return Action(begin, ready=_await_joystick)
 
 
 def _await_joystick(rig: Rig, found: Found) -> None:

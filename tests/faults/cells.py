@@ -297,7 +297,7 @@ def _operators() -> list[Fault]:
             "arming after activation", "arming is refused after activation", lambda text: "refused" in str(text)
         ),
     )
-    halted = checks.found("speed after (m/s)", "the robot stands", lambda v: isinstance(v, float) and abs(v) < 0.1)
+    halted = checks.standing()
     return [
         *(
             Fault(

@@ -16,6 +16,8 @@ from wheel_leg_driver.limits import Limits
 UPRIGHT_RAD = 0.3
 #: Torque after a fall may last so long, ms: estimate, tick and motor loop.
 FALL_MS = 50.0
+#: A robot that moves on by no more than this over so many rows of a millisecond stands.
+STANDING_MPS, STANDING_ROWS = 0.1, 500
 #: Commands that were under way to the harness when the driver was killed.
 UNHEARD = 2
 
@@ -125,6 +127,17 @@ def upright() -> Check:
         return f"leaned {lean:.2f} rad" if lean > UPRIGHT_RAD else ""
 
     return Check(f"upright throughout, within {UPRIGHT_RAD} rad", problem)
+
+
+def standing() -> Check:
+    """The robot is on the spot at the end, where an imperfect one sways."""
+
+    def problem(e: Evidence) -> str:
+        x_m = e.column("x_m")[-STANDING_ROWS:]
+        speed_mps = float(x_m[-1] - x_m[0]) / (len(x_m) * 1e-3)
+        return f"{speed_mps:+.2f} m/s at the end" if abs(speed_mps) > STANDING_MPS else ""
+
+    return Check(f"mean speed below {STANDING_MPS} m/s over the last {STANDING_ROWS / 1000:g} s", problem)
 
 
 def own_after_last_answer(ms: float) -> Check:

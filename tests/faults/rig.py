@@ -32,6 +32,8 @@ ANSWERING_S = 0.1
 #: How long a request may be refused at first, s.
 GRANT_S = 8.0
 SPEED_MPS = 0.5
+#: The emulated robot unless told otherwise: noise, biases, dead zones, a delay.
+ROBOT = "worn"
 #: The robot is given this long to find its balance, and to get up to speed, s.
 SETTLE_S, SPEED_UP_S = 0.4, 0.5
 #: Ways in which a policy may fail, as in bad_policies.py.
@@ -61,7 +63,7 @@ class Setup:
 class Rig:
     """Emulator, driver, policy and recorder, and a witness beside them."""
 
-    def __init__(self, folder: Path, seed: int = 0, robot: str = "ideal") -> None:
+    def __init__(self, folder: Path, seed: int = 0, robot: str = ROBOT) -> None:
         self.folder, self.robot, self.seed = folder, robot, seed
         self.link = str(folder / "tty")
         self.nodes = Nodes(folder)
@@ -282,7 +284,7 @@ class Rig:
 
 
 @contextmanager
-def rig(folder: Path, seed: int = 0, robot: str = "ideal") -> Iterator[Rig]:
+def rig(folder: Path, seed: int = 0, robot: str = ROBOT) -> Iterator[Rig]:
     """A rig in a ROS context of its own; nothing of it is left afterwards."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     # Ctrl-C is the runner's: it stops the nodes one after the other.
