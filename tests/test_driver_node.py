@@ -49,6 +49,14 @@ def test_driver_balances_the_emulated_robot_and_stops_it_on_request(rig: tuple[N
     probe.wait(lambda: probe.mode == topics.DISARMED, "disarmed")
 
 
+def test_driver_on_one_processor_at_real_time_priority_does_not_wait_for_itself(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot("ideal", cpus="0")
+    probe.arm()
+    probe.spin(1.0)
+    assert probe.mode == topics.BALANCE, probe.reason
+
+
 def test_executed_torque_comes_back_in_joint_states(rig: tuple[Nodes, Probe]) -> None:
     nodes, probe = rig
     nodes.start_robot()

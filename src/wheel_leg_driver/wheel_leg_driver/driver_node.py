@@ -86,6 +86,7 @@ class DriverNode(LifecycleNode):
         self.exit_code = 0
         self._error: UserError | None = None
         self._lock = threading.Lock()
+        self._answered = threading.Event()
         self._core: DriverCore | None = None
         self._link: Backend | None = None
         self._thread: threading.Thread | None = None
@@ -359,7 +360,11 @@ class DriverNode(LifecycleNode):
         stamp = stamp_of(stamp_ns)
         messages.fill(stamp, telemetry, tick.telemetry, tick.estimate)
         # The observation goes first: a commander is waiting for it.
+        self._answered.clear()
         self._odom.publish(messages.odom)
+        if tick.mode == topics.TORQUE:
+            # What nobody waits for gives way to the processes that the answer takes on its way.
+            self._answered.wait(self._core.robot.interface.dt_s / 2)
         if command is not None:
             self._command.publish(messages.fill_command(stamp, sent_nm, tick.mode))
         self._joints.publish(messages.joints)
@@ -413,6 +418,7 @@ class DriverNode(LifecycleNode):
                 # The control thread meets the same, says so and looks for the port.
                 return
             now = time.monotonic()
+            self._answered.set()
             self._timing.turnaround.add(heard_s - published_s)
             self._timing.written(command.sequence, observed_us, arrived_s, heard_s, now)
             sent_nm = core.sent_nm
