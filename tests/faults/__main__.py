@@ -37,6 +37,9 @@ def main() -> int:
         "--only", default="*", metavar="PATTERN", help="cells 'FAULT / STATE' that match, e.g. '*policy'"
     )
     parser.add_argument("--quick", action="store_true", help="each cell once, those of a hundred times three times")
+    parser.add_argument(
+        "--repetitions", type=int, default=REPETITIONS, metavar="N", help="of each cell, but for those of a hundred"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order, the phases and the emulator (%(default)s)")
     parser.add_argument("--robot", default=ROBOT, help="the emulated robot (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="keep results of an earlier run that are complete")
@@ -57,7 +60,7 @@ def main() -> int:
     if not args.resume and args.only == "*":
         shutil.rmtree(RESULTS, ignore_errors=True)
     try:
-        results = run(cells, args.seed, args.robot, args.quick, args.resume, console)
+        results = run(cells, args.seed, args.robot, 0 if args.quick else max(1, args.repetitions), args.resume, console)
     except KeyboardInterrupt:
         console.print("stopped; go on with --resume")
         return 130
@@ -68,11 +71,11 @@ def main() -> int:
     return 1 if red else 0
 
 
-def count(cell: Cell, quick: bool) -> int:
-    """How often a cell is run."""
-    if quick:
+def count(cell: Cell, repetitions: int) -> int:
+    """How often a cell is run; no repetitions are the quick version."""
+    if not repetitions:
         return 3 if cell.hundred else 1
-    return HUNDRED if cell.hundred else REPETITIONS
+    return HUNDRED if cell.hundred else repetitions
 
 
 def ordered(cells: list[Cell], seed: int) -> list[Cell]:
@@ -87,14 +90,14 @@ def ordered(cells: list[Cell], seed: int) -> list[Cell]:
     return sorted(shuffled, key=group)
 
 
-def run(cells: list[Cell], seed: int, robot: str, quick: bool, resume: bool, console: Console) -> list[Result]:
+def run(cells: list[Cell], seed: int, robot: str, repetitions: int, resume: bool, console: Console) -> list[Result]:
     """Run cells, keep and return their results."""
     began_s, results = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="faults_") as temporary:
         folder = Path(temporary)
         with Heartbeat(folder) as heartbeat, rig(folder, seed, robot) as made:
             for n, cell in enumerate(ordered(cells, seed), 1):
-                times = count(cell, quick)
+                times = count(cell, repetitions)
                 result = kept(RESULTS, cell, times, robot, seed) if resume else None
                 if result is None:
 
