@@ -31,6 +31,7 @@ SHARED_WITH_DRIVER = {
     "middleware",
     "clock",
     "histogram",
+    "hot_lane",
 }
 OFF_BOARD_ONLY = {"torch", "mujoco", "gymnasium", "h5py", "onnx", "plotly", "tensorboard", "h2o_training"}
 NEWER_THAN_3_10 = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import deque
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from nav_msgs.msg import Odometry
@@ -19,9 +21,10 @@ from std_srvs.srv import Trigger
 
 from h2o_control import topics
 from h2o_control.answering import Answering, ObservationAge
-from h2o_control.contract import Interface, pitch_rad, state_array
+from h2o_control.contract import FloatArray, Interface, pitch_rad, state_array
 from h2o_control.errors import UserError
 from h2o_control.histogram import Histogram
+from h2o_control.hot_lane import HotLane
 from h2o_control.node_tools import (
     LATCHED_QOS,
     STEADY_CLOCK,
@@ -61,6 +64,10 @@ class PolicyNode(Node):
     def __init__(self) -> None:
         super().__init__("policy")
         declare(self, PARAMETERS)
+        self.finished = False
+        self.exit_code = 0
+        # Observations are answered in a thread of their own; this guards what the other callbacks share with it.
+        self._lock = threading.Lock()
         self._shadow: bool = value(self, "shadow")
         self._answering = Answering(load(value(self, "policy")), value(self, "max_age_s"))
         self._age = ObservationAge()
@@ -90,13 +97,19 @@ class PolicyNode(Node):
             self._say_policy()
         subscription(self, String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
         subscription(self, String, topics.MODE, self._on_mode, LATCHED_QOS)
-        subscription(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
         steady_timer(self, DIAGNOSTICS_S, self._publish_diagnostics)
         for refused in make_real_time(self):
             self.get_logger().warning(refused)
+        # Last: it answers from now on, with what the lines above set up.
+        self._lane = HotLane(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
         policy = self._answering.policy
         watching = "as a shadow, " if self._shadow else ""
         self.get_logger().info(f"{policy.path}: task {policy.contract.task.name!r}, {watching}waiting for the robot")
+
+    def destroy_node(self) -> None:
+        """Leave the graph."""
+        self._lane.stop()
+        super().destroy_node()
 
     def make_safe(self) -> None:
         """End a swap that is under way; that nobody answers any more is the driver's to notice."""
@@ -112,7 +125,7 @@ class PolicyNode(Node):
     def _on_mode(self, message: String) -> None:
         self._answering.engaged = message.data.partition(":")[0] == topics.TORQUE
 
-    def _on_odom(self, message: Odometry) -> None:
+    def _on_odom(self, message: Odometry, _info: dict[str, Any]) -> None:
         if not self._interface_hash:
             return
         arrived_s = time.monotonic()
@@ -125,6 +138,10 @@ class PolicyNode(Node):
             age_s = (self.get_clock().now().nanoseconds - stamp_ns) * 1e-9
         else:
             age_s = self._age.update(stamp_ns, arrived_s)
+        with self._lock:
+            self._answer(message, state, age_s, arrived_s, stamp_ns)
+
+    def _answer(self, message: Odometry, state: FloatArray, age_s: float, arrived_s: float, stamp_ns: int) -> None:
         torque, reason = self._answering.answer(state, age_s)
         self._message.header.stamp = message.header.stamp
         self._message.header.frame_id = self._interface_hash
@@ -156,7 +173,8 @@ class PolicyNode(Node):
     def _on_command(self, message: JointState) -> None:
         if message.header.frame_id == topics.TORQUE and len(message.effort) == 2:
             stamp = message.header.stamp
-            self._comparison.sent(stamp.sec * 1_000_000_000 + stamp.nanosec, sum(message.effort) / 2)
+            with self._lock:
+                self._comparison.sent(stamp.sec * 1_000_000_000 + stamp.nanosec, sum(message.effort) / 2)
 
     async def _on_swap(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         """Put the candidate in the policy's place between two observations; answers when that is done or refused."""
@@ -171,8 +189,9 @@ class PolicyNode(Node):
             answer.success, answer.message = False, f"{error}. The policy stays as it was"
             self.get_logger().warning(f"no swap: {answer.message}")
             return answer
-        before, self._answering.policy = self._answering.policy, policy
-        self._say_policy()
+        with self._lock:
+            before, self._answering.policy = self._answering.policy, policy
+            self._say_policy()
         answer.success = True
         tasks = (before.contract.task, policy.contract.task)
         other = "" if tasks[0] == tasks[1] else f", before: task {tasks[0].name!r} ({tasks[0].hash})"
@@ -201,10 +220,12 @@ class PolicyNode(Node):
         self._said.publish(String(data=json.dumps(self._describe())))
 
     def _publish_diagnostics(self) -> None:
-        answers, self._answers = self._answers, 0
-        ages, times = sorted(self._ages_s), sorted(self._answer_times_s)
-        self._ages_s.clear()
-        self._answer_times_s.clear()
+        with self._lock:
+            answers, self._answers = self._answers, 0
+            ages, times = sorted(self._ages_s), sorted(self._answer_times_s)
+            self._ages_s.clear()
+            self._answer_times_s.clear()
+            compared = self._comparison.summary() if self._shadow else (0, 0.0, 0.0)
         policy = self._answering.policy
         values = {
             "policy": str(policy.path),
@@ -220,7 +241,7 @@ class PolicyNode(Node):
             "last reason": self._last_reason,
         }
         if self._shadow:
-            pairs, rms, largest = self._comparison.summary()
+            pairs, rms, largest = compared
             values["answers compared with what was sent"] = str(pairs)
             values["difference from what was sent, rms (Nm)"] = f"{rms:.4f}"
             values["difference from what was sent, largest (Nm)"] = f"{largest:.4f}"

@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from h2o_control import topics
 from h2o_control.clock import ClockMap, WallStamp
 from h2o_control.errors import UserError
+from h2o_control.hot_lane import HotLane
 from h2o_control.node_tools import (
     LATCHED_QOS,
     STEADY_CLOCK,
@@ -96,7 +97,7 @@ class DriverNode(LifecycleNode):
         self._timing = Timing(1.0)
         self._reporter = Reporter()
         self._messages = Messages()
-        # The executor's thread has messages of its own: the control thread refills the others meanwhile.
+        # The thread that takes torque has messages of its own: the control thread refills the others meanwhile.
         self._answers = Messages()
         # Stamp, device time, and when it was read and published on the monotonic clock.
         self._recent: deque[tuple[int, int, float, float]] = deque(maxlen=64)
@@ -112,6 +113,7 @@ class DriverNode(LifecycleNode):
             for transition in (self.trigger_configure, self.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     raise self._error or UserError("the driver could not be activated")
+        self._lane = HotLane(self, JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
 
     def _join_graph(self) -> None:
         """Create what stays for the node's life: configured twice, it must not answer twice."""
@@ -124,7 +126,6 @@ class DriverNode(LifecycleNode):
         self._mode = publisher(self, String, topics.MODE, LATCHED_QOS)
         self._interface = publisher(self, String, topics.INTERFACE, LATCHED_QOS)
         subscription(self, TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
-        subscription(self, JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
         subscription(self, Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
         subscription(self, Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
         requests: dict[str, tuple[Callable[[DriverCore], None], str]] = {
@@ -226,6 +227,11 @@ class DriverNode(LifecycleNode):
         self._publish_mode()
         # A node that is destroyed next would take its last words with it.
         self._mode.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
+
+    def destroy_node(self) -> None:
+        """Leave the graph."""
+        self._lane.stop()
+        super().destroy_node()
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
         self._error = error
@@ -383,7 +389,7 @@ class DriverNode(LifecycleNode):
             self._mode.publish(String(data=text))
             self.get_logger().info(text)
 
-    # The executor's thread: requests and commands from the graph.
+    # The executor's thread: requests and commands from the graph. A commander's torque has a thread of its own.
 
     def _on_speed(self, message: TwistStamped) -> None:
         with self._lock:
