@@ -63,11 +63,12 @@ class PolicyNode(Node):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        declare(self, PARAMETERS)
         self.finished = False
         self.exit_code = 0
         # Observations are answered in a thread of their own; this guards what the other callbacks share with it.
         self._lock = threading.Lock()
+        self._lane: HotLane | None = None
+        declare(self, PARAMETERS)
         self._shadow: bool = value(self, "shadow")
         self._answering = Answering(load(value(self, "policy")), value(self, "max_age_s"))
         self._age = ObservationAge()
@@ -107,8 +108,10 @@ class PolicyNode(Node):
         self.get_logger().info(f"{policy.path}: task {policy.contract.task.name!r}, {watching}waiting for the robot")
 
     def destroy_node(self) -> None:
-        """Leave the graph."""
-        self._lane.stop()
+        """Leave the graph; rclpy calls this for a node that was never finished, too."""
+        if self._lane is not None:
+            self._lane.stop()
+            self._lane = None
         super().destroy_node()
 
     def make_safe(self) -> None:

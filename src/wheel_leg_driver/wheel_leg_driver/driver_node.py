@@ -87,6 +87,7 @@ class DriverNode(LifecycleNode):
         self.exit_code = 0
         self._error: UserError | None = None
         self._lock = threading.Lock()
+        self._lane: HotLane | None = None
         self._answered = threading.Event()
         self._core: DriverCore | None = None
         self._link: Backend | None = None
@@ -229,8 +230,10 @@ class DriverNode(LifecycleNode):
         self._mode.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
 
     def destroy_node(self) -> None:
-        """Leave the graph."""
-        self._lane.stop()
+        """Leave the graph; rclpy calls this for a node that was never finished, too."""
+        if self._lane is not None:
+            self._lane.stop()
+            self._lane = None
         super().destroy_node()
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
