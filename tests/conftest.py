@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real-time tests run again, visibly, where the machine itself stood still for longer than the watchdog's 30 ms."""
     for item in items:
         if item.get_closest_marker("ros"):
-            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["watchdog", "no telemetry", "no fresh torque", "answers to all"]))
+            signs = ["watchdog", "no telemetry", "no fresh torque", "answers to all"]
+            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=signs))
 
 
 @pytest.fixture(autouse=True)
