@@ -30,7 +30,7 @@ def test_command_goes_to_nobody_while_two_offer_it() -> None:
     rig.core.on_torque(0.0, rig.core.device_time_us, rig.robot.interface.hash, "b")
     with pytest.raises(RefusedError, match=r"2 publishers answer on /wheel_torque .*stop all but one"):
         rig.core.torque_mode(True)
-    rig.seconds(0.1)
+    rig.seconds(0.2)
     rig.core.torque_mode(True)
     assert rig.core.mode == "torque", "the other one has fallen silent"
 

@@ -43,7 +43,7 @@ class JoystickNode(OperatorNode):
     """Drives while the dead-man button is held; a joystick that falls silent stops the robot and any policy."""
 
     def __init__(self) -> None:
-        super().__init__("joystick")
+        super().__init__("joystick", watch_state=False)
         declare(self, PARAMETERS)
         try:
             layout = Layout(**{f.name: value(self, f.name) for f in dataclasses.fields(Layout)})

@@ -49,7 +49,7 @@ class Operator(OperatorNode):
     """Waits for what one request needs, makes it, and returns whether it was granted and what was said."""
 
     def __init__(self, timeout_s: float) -> None:
-        super().__init__("operate")
+        super().__init__("operate", watch_state=False)
         self.statuses: dict[str, DiagnosticStatus] = {}
         self._timeout_s = timeout_s
         self._executor = SingleThreadedExecutor()

@@ -31,6 +31,8 @@ from wheel_leg_driver.robot import Robot
 
 #: Steps without an answer after which a commander is late.
 LATE_STEPS = 2
+#: A commander whose last answer is older than this is not there; to be given command, it need not be on time already.
+OFFER_US = 100_000
 #: Damping ends after this long; what still turns then is stopped by friction.
 DAMPING_US = 1_000_000
 
@@ -117,7 +119,7 @@ class DriverCore:
         self.estimator = estimator or Estimator(interface.wheel_radius_m, self.calibration, interface.rate_hz)
         self._balancer = Balancer(robot)
         self.posture = Posture(robot)
-        self._authority = Authority(round(self.limits.staleness_s * 1e6))
+        self._authority = Authority(OFFER_US)
         self._telemetry: Telemetry | None = None
         self._estimate: Estimate | None = None
         self._sequence = 0
