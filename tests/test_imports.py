@@ -32,6 +32,7 @@ SHARED_WITH_DRIVER = {
     "clock",
     "histogram",
     "hot_lane",
+    "atomic_file",
 }
 OFF_BOARD_ONLY = {"torch", "mujoco", "gymnasium", "h5py", "onnx", "plotly", "tensorboard", "h2o_training"}
 NEWER_THAN_3_10 = {

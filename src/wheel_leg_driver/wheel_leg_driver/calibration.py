@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from h2o_control.atomic_file import write_atomically
 from h2o_control.config import from_mapping, load_yaml, to_mapping
 from h2o_control.errors import ConfigError
 from wheel_leg_driver.plant import SensorReadings
@@ -148,18 +148,10 @@ class Calibration:
         text += yaml.safe_dump(
             to_mapping(self), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
         )
-        temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
         try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
+            write_atomically(target, text.encode(), sync=True)
         except OSError as error:
             raise ConfigError(f"cannot write {target}: {error.strerror}") from error
-        finally:
-            if temporary.exists():
-                temporary.unlink()
 
 
 def load_calibration(path: str | Path, robot: str = "") -> Calibration:

@@ -105,6 +105,7 @@ class DriverNode(LifecycleNode):
         self._published_mode = ""
         self._telemetry: Telemetry | None = None
         self._stop_latched = False
+        self._refused: dict[str, int] = {}
         declare(self, PARAMETERS)
         # The control thread inherits this.
         for refused in make_real_time(self):
@@ -174,7 +175,7 @@ class DriverNode(LifecycleNode):
         try:
             # Nothing of an earlier activation is carried over, least of all a wish to arm.
             core = self._new_core(self._core.robot)
-            link = self._try_connect(core) if wait_s > 0 else connect(value(self, "backend"), port, core.robot)
+            link = self._connect(core, wait_s)
         except UserError as error:
             return self._fail(error)
         if self._stop_latched:
@@ -271,23 +272,23 @@ class DriverNode(LifecycleNode):
         self._publish_mode()
         self.exit_code, self.finished = exit_code, True
 
-    def _try_connect(self, core: DriverCore) -> Backend | None:
+    def _connect(self, core: DriverCore, patience_s: float) -> Backend | None:
+        """Try once; None where there is nothing yet, PortError where patience is at its end."""
         try:
             return connect(value(self, "backend"), value(self, "port"), core.robot)
-        except PortError:
-            return None
-
-    def _reconnect(self, patience_s: float) -> None:
-        """Try once; raises PortError when patience is at its end."""
-        assert self._core is not None
-        try:
-            link = connect(value(self, "backend"), value(self, "port"), self._core.robot)
         except PortError as error:
             if patience_s <= 0:
                 raise
             self.get_logger().warning(
                 f"waiting: {error}", throttle_duration_sec=REMIND_S, throttle_time_source_type=STEADY_CLOCK
             )
+            return None
+
+    def _reconnect(self, patience_s: float) -> None:
+        """Try once, and wait a little where there is nothing yet."""
+        assert self._core is not None
+        link = self._connect(self._core, patience_s)
+        if link is None:
             time.sleep(RETRY_S)
             return
         with self._lock:
@@ -505,7 +506,8 @@ class DriverNode(LifecycleNode):
             with self._lock:
                 core.intrusion(", ".join(others))
             self._publish_mode()
-        if core.intruders:
+        refused, self._refused = self._refused, core.intruders
+        if core.intruders and core.intruders != refused:
             self.get_logger().warning(
                 f"refused torque from {', '.join(core.intruders)}: another one is in command",
                 throttle_duration_sec=REMIND_S,

@@ -36,7 +36,7 @@ class Posture:
         self._forward_m = self._thigh_m * math.sin(body.thigh_rad) + self._shin_m * math.sin(shin)
         self.standing_m = self._thigh_m * math.cos(body.thigh_rad) + self._shin_m * math.cos(shin)
         self.lowest_m = body.crouch_share * self.standing_m
-        self._knee_sign = math.copysign(1.0, -body.shin_rad)
+        self._knee_sign = math.copysign(1.0, body.shin_rad)
         if body.crouch_share < 1.0 and math.hypot(self._forward_m, self.lowest_m) <= abs(self._thigh_m - self._shin_m):
             raise ConfigError(
                 f"robot {robot.name!r}: its legs cannot fold to {self.lowest_m:.3f} m, crouch_share "
@@ -82,7 +82,7 @@ class Posture:
             return self._standing
         reach2 = self._forward_m**2 + height_m**2
         bend = (reach2 - self._thigh_m**2 - self._shin_m**2) / (2 * self._thigh_m * self._shin_m)
-        shin = -self._knee_sign * math.acos(max(-1.0, min(1.0, bend)))
+        shin = self._knee_sign * math.acos(max(-1.0, min(1.0, bend)))
         along, across = self._thigh_m + self._shin_m * math.cos(shin), self._shin_m * math.sin(shin)
         # hip = (along, across) turned by the thigh's angle; (forward, height) as (sin, cos).
         thigh = math.atan2(self._forward_m, height_m) - math.atan2(across, along)
