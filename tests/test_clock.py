@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2o_control.clock import ClockMap, Unwrapper, WallStamp, line_under
+from h2o_control.clock import ClockMap, Unwrapper, WallStamp, line_under, stamp_ns
 
 RATE_HZ = 200
 
@@ -202,3 +203,7 @@ def test_a_monotonic_reading_becomes_the_stamp_of_that_instant() -> None:
     wall = WallStamp()
     before, reading, after = wall.now_ns(), time.monotonic(), wall.now_ns()
     assert before - 1000 <= wall.from_monotonic(reading) <= after + 1000
+
+
+def test_a_stamp_in_ns_is_exact_where_a_float_is_not() -> None:
+    assert stamp_ns(SimpleNamespace(sec=1_763_655_299, nanosec=999_999_999)) == 1_763_655_299_999_999_999

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from h2o_control import topics
 from h2o_control.bag_messages import StoredFile, bag_files, read_file
+from h2o_control.clock import stamp_ns
 from h2o_control.contract import FloatArray, Interface, pitch_rad
 from h2o_control.errors import DataError
 
@@ -169,14 +170,14 @@ def _interface(path: Path, stored: Iterable[StoredFile]) -> Interface | None:
 
 def _episode(file: StoredFile, label: str) -> Episode:
     by_name: dict[str, list[tuple[int, Any]]] = {name: [] for name in _CONVERTERS}
-    for topic, stamp_ns, row in file.messages:
-        by_name[topic.rpartition("/")[2]].append((stamp_ns, row))
+    for topic, received_ns, row in file.messages:
+        by_name[topic.rpartition("/")[2]].append((received_ns, row))
     odom = [row for _, row in by_name[topics.ODOM]]
     stamps, order = np.unique(np.array([row[0] for row in odom], dtype=np.int64), return_index=True)
     changes = []
-    for stamp_ns, text in by_name[topics.MODE]:
+    for received_ns, text in by_name[topics.MODE]:
         mode, _, reason = text.partition(":")
-        changes.append(ModeChange(stamp_ns, mode.strip(), reason.strip()))
+        changes.append(ModeChange(received_ns, mode.strip(), reason.strip()))
     return Episode(
         name=file.name,
         label=label,
@@ -197,21 +198,17 @@ def _torques(rows: Sequence[tuple[int, Any]]) -> Torques:
     return Torques(stamps, torque, frames[order])
 
 
-def _stamp_ns(message: Any) -> int:
-    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
-
-
 def _odom_row(m: Any) -> tuple[int, float, float, float, float]:
     """Pitch from the attitude as the driver's estimator defines it, heading taken out."""
     q = m.pose.pose.orientation
     pitch = pitch_rad(q.w, q.x, q.y, q.z)
-    return _stamp_ns(m), m.pose.pose.position.x, m.twist.twist.linear.x, pitch, m.twist.twist.angular.y
+    return stamp_ns(m.header.stamp), m.pose.pose.position.x, m.twist.twist.linear.x, pitch, m.twist.twist.angular.y
 
 
 def _torque_row(m: Any) -> tuple[int, float, float, str]:
     frame = m.header.frame_id
     if len(m.effort) == 0:
-        return _stamp_ns(m), math.nan, math.nan, frame
+        return stamp_ns(m.header.stamp), math.nan, math.nan, frame
     try:
         left, right = (float(m.effort[m.name.index(wheel)]) for wheel in topics.WHEELS)
     except (ValueError, IndexError):
@@ -219,7 +216,7 @@ def _torque_row(m: Any) -> tuple[int, float, float, str]:
         raise DataError(
             f"joints {joints} with {len(m.effort)} efforts; expected {' and '.join(topics.WHEELS)}"
         ) from None
-    return _stamp_ns(m), left, right, frame
+    return stamp_ns(m.header.stamp), left, right, frame
 
 
 #: Topics that become columns; the others stay in the bag for people and tools to look at.

@@ -8,6 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 #: Length of a window in which the least delayed frame counts, s of device time; the offset is that of the last two.
 WINDOW_S = 0.25
@@ -175,6 +176,11 @@ class Unwrapper:
             self._total += step
             self.missed = max(0, step - 1)
         return self._total
+
+
+def stamp_ns(stamp: Any) -> int:
+    """Return a message's stamp, anything with `sec` and `nanosec`, in ns."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 class WallStamp:
