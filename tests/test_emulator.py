@@ -283,6 +283,17 @@ def test_a_killed_emulator_is_replaced_and_a_terminated_one_leaves_nothing(tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tty.log"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_signal_ends_it_the_emulator_takes_its_link_along(tmp_path: Path, number: signal.Signals) -> None:
+    running = Running(tmp_path / "tty")
+    running.control.close()
+    running.process.send_signal(number)
+    running.process.wait(PATIENCE_S)
+    running.stop()
+    assert running.process.returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tty.log"]
+
+
 def test_faults_planned_at_the_start_run_in_device_time(tmp_path: Path) -> None:
     running = Running(tmp_path / "tty", "--inject", "bias_gyro at=0.5 for=0.1 radps=1")
     try:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +63,60 @@ def test_quiet_endpoints_carry_messages_and_burden_the_executor_with_nothing_els
         spin(node, 0.05)
     assert heard[0][0] == "hello"
     assert "source_timestamp" in heard[0][1]
+
+
+def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    run = f"import sys; from {module} import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", run, *arguments], capture_output=True, text=True, timeout=30.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("h2o_control.joystick_node", "estop_button (int, default"),
+        ("h2o_control.policy_node", "shadow (bool, default false): "),
+        ("h2o_control.recorder_node", "bag (str, default "),
+        ("h2o_control.teleop_node", "max_falls (int, default "),
+        ("h2o_control.bag_player_node", "rate (float, default 1.0, "),
+        ("wheel_leg_driver.driver_node", "fall_rad (float, default 0.6, 0.1 to 1.5): "),
+    ],
+)
+def test_help_lists_a_nodes_parameters_and_does_not_start_it(module: str, line: str) -> None:
+    # As with an alias that brings arguments of its own.
+    done = start(module, "--ros-args", "-p", "priority:=20", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"\n  {line}" in done.stdout
+    assert "--ros-args -p" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("stale_s:=0.5",), "no argument 'stale_s:=0.5'"),
+        (("--priority", "20", "--ros-args", "-p", "stale_s:=0.5"), "no argument '--priority'"),
+        (("--ros-args", "stale_s:=0.5"), "ROS refuses its arguments, ['stale_s:=0.5']"),
+        (("--ros-args", "-p", "stale_s"), "Couldn't parse parameter override rule"),
+    ],
+)
+def test_arguments_that_ros_would_drop_are_refused(arguments: tuple[str, ...], said: str) -> None:
+    done = start("h2o_control.joystick_node", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "-p NAME:=VALUE" in done.stderr
+
+
+def test_a_node_whose_terminal_is_closed_stops_cleanly(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", "from h2o_control.recorder_node import main; main()", "--ros-args"]
+    run += ["-p", f"bag:={tmp_path / 'bag'}", "-p", "auto_start:=true"]
+    process = subprocess.Popen(run)
+    try:
+        deadline = time.monotonic() + 30.0
+        while not (tmp_path / "bag").is_dir():
+            assert time.monotonic() < deadline and process.poll() is None, "no bag was begun"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30.0) == 0
+    finally:
+        process.kill()
+    # Written last, and by nobody who was killed.
+    assert (tmp_path / "bag" / "metadata.yaml").is_file()

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every node of the project does alike: declare parameters, refuse unknown ones, run, stop cleanly."""
+"""What every node of the project does alike: say what it is, declare parameters, refuse unknown ones, run, stop."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import rclpy
@@ -21,6 +24,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
+from rclpy.utilities import remove_ros_args
 
 from h2o_control import middleware
 from h2o_control.errors import ConfigError, UserError
@@ -36,6 +40,8 @@ except ImportError:
 STREAM_QOS = QoSProfile(depth=10)
 #: The last message reaches late subscribers.
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+#: What ends a node; a terminal that is closed sends SIGHUP.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: For timers, and as `throttle_time_source_type` of throttled log lines: rclpy takes the wall clock for both.
 STEADY_CLOCK = Clock(clock_type=ClockType.STEADY_TIME)
 
@@ -98,23 +104,74 @@ def subscription(
     return node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
 
 
+def usage(program: str, make_node: Callable[[], Node]) -> str:
+    """Return what `--help` prints of a node: what its module says it is, and the module's PARAMETERS."""
+    module = sys.modules[make_node.__module__]
+    parameters: Sequence[Parameter] = getattr(module, "PARAMETERS", ())
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
+    lines = [
+        f"usage: {program} [--ros-args -p NAME:=VALUE ...]",
+        "",
+        *textwrap.wrap((module.__doc__ or "").split("\n\n")[0], width),
+    ]
+    if parameters:
+        lines += ["", "parameters, each set by -p NAME:=VALUE after --ros-args, or all by --params-file FILE:"]
+    for p in parameters:
+        facts = ["any type" if p.any_type else type(p.default).__name__, f"default {_as_yaml(p.default)}"]
+        facts += [f"{p.low:.10g} to {p.high:.10g}"] if p.low is not None and p.high is not None else []
+        facts += [] if p.read_only else ["may be set while it runs"]
+        text = f"{p.name} ({', '.join(facts)}): {p.description}"
+        lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    if parameters:
+        example = parameters[0]
+        lines += ["", f"example: {program} --ros-args -p {example.name}:={_as_yaml(example.default)}"]
+    return "\n".join(lines)
+
+
+def _as_yaml(default: Any) -> str:
+    # As it would be typed: JSON is YAML, and true is not True there.
+    return json.dumps(default, ensure_ascii=False)
+
+
+def _start_ros(args: list[str] | None) -> None:
+    """Refuse arguments that ROS would drop without a word, and start rclpy; UserError for what it does not know."""
+    hint = "parameters follow --ros-args, each as -p NAME:=VALUE; --help lists them"
+    try:
+        if unknown := remove_ros_args(args)[0 if args is not None else 1 :]:
+            raise UserError(f"there is no argument {unknown[0]!r}: {hint}")
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise UserError(f"ROS refuses its arguments, {str(error).splitlines()[0]}: {hint}") from error
+
+
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Build a node, spin it in one thread until a signal or shutdown, and stop cleanly.
 
-    The node may offer `make_safe()`, called before it is destroyed, and set `exit_code`.
+    The node may offer `make_safe()`, called before it is destroyed, and set `exit_code`. With `--help` or `-h` among
+    the arguments it is not built: what it is and its parameters are printed.
+
+    Args:
+        make_node: the node's class; its module's docstring and PARAMETERS are what `--help` prints.
+        args: without the program's name; those of the process where None.
 
     Returns:
         exit status: 2 where a UserError stopped it, else the node's exit_code (0 where it has none).
     """
+    program = os.path.basename(sys.argv[0])
+    if not {"-h", "--help"}.isdisjoint(sys.argv[1:] if args is None else args):
+        print(usage(program, make_node))
+        return 0
     middleware.apply_defaults()
     node: Node | None = None
     code = 0
     signals: list[int] = []
     # rclpy's own handlers shut the context down at once: nothing could be said or published while making safe.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _frame: signals.append(received))
+    for number in STOP_SIGNALS:
+        # nohup ignores it on purpose.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _frame: signals.append(received))
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        _start_ros(args)
         node = make_node()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -123,7 +180,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     except ExternalShutdownException:
         pass
     except UserError as error:
-        print(f"{node.get_name() if node else os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        print(f"{node.get_name() if node else program}: {error}", file=sys.stderr)
         code = 2
     finally:
         if node is not None:
@@ -132,6 +189,6 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
         # A second signal, e.g. from a terminal and from a supervisor, must not spoil the exit status.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return code

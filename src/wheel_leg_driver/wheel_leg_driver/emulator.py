@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import select
@@ -39,21 +40,28 @@ def links() -> tuple[str, str]:
     return f"{folder}/h2o_robot_{domain}.tty", DEFAULT_LINK
 
 
+class Ending:
+    """A handler of signals: the first one ends the emulator, after a while in which its driver may disarm it."""
+
+    def __init__(self) -> None:
+        self._at_s = math.inf
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take a signal, as `signal.signal` wants it."""
+        self._at_s = min(self._at_s, time.monotonic() + LINGER_S)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time to stop."""
+        return time.monotonic() >= self._at_s
+
+
 class Emulator:
     """Serves one robot on a pseudo-terminal, in real time or in lock-step with its client."""
 
-    def __init__(self, robot: EmulatedRobot, terminal: PseudoTerminal, control: ControlServer) -> None:
-        self._robot, self._terminal, self._control = robot, terminal, control
-        self._stop_at_s = math.inf
+    def __init__(self, robot: EmulatedRobot, terminal: PseudoTerminal, control: ControlServer, ending: Ending) -> None:
+        self._robot, self._terminal, self._control, self._ending = robot, terminal, control, ending
         self.slipped_s = 0.0
-
-    def stop(self) -> None:
-        """Stop soon; a driver that got the same signal still finds a robot to disarm."""
-        self._stop_at_s = min(self._stop_at_s, time.monotonic() + LINGER_S)
-
-    @property
-    def _stopped(self) -> bool:
-        return time.monotonic() >= self._stop_at_s
 
     def _read(self, timeout_s: float) -> bytes:
         fd = self._terminal.fd
@@ -67,7 +75,7 @@ class Emulator:
         period_s = SUBSTEP_US * 1e-6
         deadline = time.monotonic()
         waited = 0
-        while not self._stopped:
+        while not self._ending.over:
             deadline += period_s
             now = time.monotonic()
             if now - deadline > PATIENCE_S:
@@ -98,7 +106,7 @@ class Emulator:
 
     def lock_step(self) -> None:
         """Run until stopped: each command frame advances device time by one control step, and only that does."""
-        while not self._stopped:
+        while not self._ending.over:
             data = self._read(0.01)
             for _ in range(self._robot.receive(data) if data else 0):
                 # One that is reset within a control step ends that step later.
@@ -135,14 +143,15 @@ def command(argv: Sequence[str]) -> int:
         check_lockstep(injections)
     description = load_robot(args.robot)
     robot = EmulatedRobot(description, args.seed, injections)
+    ending = Ending()
+    # Before there is a link: whatever ends the emulator, it takes its link along.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ending)
+    # Of a closed terminal; nohup ignores it on purpose.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, ending)
     with pseudo_terminal(args.link) as terminal, control_socket(args.link, robot, args.lockstep) as control:
-        emulator = Emulator(robot, terminal, control)
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            emulator.stop()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        emulator = Emulator(robot, terminal, control, ending)
         refused = prioritise(args.priority)
         if refused:
             print(f"emulator: {refused}", file=sys.stderr)
@@ -152,7 +161,9 @@ def command(argv: Sequence[str]) -> int:
         else:
             emulator.real_time()
     slipped = f", device time slipped {emulator.slipped_s:.2f} s behind the clock" if emulator.slipped_s > 0 else ""
-    print(f"emulator: stopped after {robot.elapsed_us * 1e-6:.1f} s of device time{slipped}")
+    # Where the terminal is gone, so is whoever would read this.
+    with contextlib.suppress(OSError):
+        print(f"emulator: stopped after {robot.elapsed_us * 1e-6:.1f} s of device time{slipped}", flush=True)
     return 0
 
 
