@@ -33,6 +33,7 @@ from wheel_leg_driver.calibration import Calibration
 from wheel_leg_driver.core import DriverCore
 from wheel_leg_driver.emulated_robot import EmulatedRobot
 from wheel_leg_driver.emulator_control import EmulatorControl, EmulatorError
+from wheel_leg_driver.estimator import Estimator
 from wheel_leg_driver.faults import parse
 from wheel_leg_driver.link import SerialLink
 from wheel_leg_driver.protocol import FrameReader, Status, Telemetry, encode_command
@@ -193,7 +194,7 @@ def drive(miswired: str, calibration: Calibration | None) -> tuple[DriverCore, f
     """Let the driver balance and drive the miswired robot in lock-step; return it and how far the robot came."""
     described = load_robot("ideal")
     robot, reader = EmulatedRobot(described, 0, parse(miswired)), FrameReader()
-    core = DriverCore(described, calibration=calibration)
+    core = DriverCore(described, estimator=Estimator(described.interface.wheel_radius_m, calibration))
     command = core.zero()
     for k in range(1200):
         (telemetry,) = reader.feed(robot.step(encode_command(command) if command else b""))

@@ -79,6 +79,15 @@ def test_arming_is_refused_when_leaning_or_latched() -> None:
         rig.core.arm()
 
 
+def test_arming_is_refused_while_the_body_swings_through_the_upright() -> None:
+    rig = LockStep(pitch_rad=0.0)
+    rig.step()
+    rig.plant.reset(0.0, 0.8)
+    rig.step(2)
+    with pytest.raises(RefusedError, match=r"swings at \+0\.\d+ rad/s: hold it still, within 0\.5"):
+        rig.core.arm()
+
+
 def test_fall_means_zero_torque_until_disarmed_and_armed() -> None:
     rig = LockStep(limits=Limits(fall_rad=0.3))
     rig.balance()

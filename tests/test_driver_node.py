@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from h2o_control.histogram import Histogram
 from h2o_control.node_tools import STREAM_QOS
 from wheel_leg_driver.driver_node import DriverNode
 from wheel_leg_driver.emulator_control import EmulatorControl
+from wheel_leg_driver.robot import load_robot
 
 pytestmark = pytest.mark.ros
 
@@ -102,6 +104,30 @@ def test_commander_of_another_robot_is_refused(rig: tuple[Nodes, Probe]) -> None
     assert not refused.success
     assert "interface 'another robot'" in refused.message
     assert probe.mode == topics.BALANCE
+
+
+def test_two_commanders_of_one_name_are_told_apart(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    nodes.start_robot()
+    probe.arm()
+    # A context of its own is a participant of its own, as another process is.
+    other = rclpy.Context()
+    other.init()
+    twins = [rclpy.create_node("policy"), rclpy.create_node("policy", context=other)]
+    message = JointState(name=list(topics.WHEELS), effort=[0.0, 0.0])
+    message.header.frame_id = load_robot("worn").interface.hash
+    commanders = [twin.create_publisher(JointState, topics.WHEEL_TORQUE, STREAM_QOS) for twin in twins]
+    probe.wait(lambda: all(c.get_subscription_count() > 1 for c in commanders), "driver and probe listening")
+    timer = probe.node.create_timer(0.005, lambda: [c.publish(message) for c in commanders])
+    probe.spin(0.5)
+    refused = probe.call(topics.TORQUE_MODE, on=True)
+    probe.node.destroy_timer(timer)
+    for twin in twins:
+        twin.destroy_node()
+    other.try_shutdown()
+    assert not refused.success
+    ids = re.findall(r"/policy \(([0-9a-f]{16})\)", refused.message)
+    assert len(set(ids)) == 2, refused.message
 
 
 def test_driver_that_is_stopped_leaves_the_robot_disarmed(rig: tuple[Nodes, Probe]) -> None:

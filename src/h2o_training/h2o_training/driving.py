@@ -98,7 +98,8 @@ def drive(
         if tick.mode == BALANCE and not fallen:
             last = state
         elif tick.mode == DISARMED and firmware.device_time_us > PICK_UP_US and not firmware.armed:
-            if abs(tick.estimate.theta_rad) < core.limits.arm_rad:
+            swing = abs(tick.estimate.theta_dot_radps)
+            if abs(tick.estimate.theta_rad) < core.limits.arm_rad and swing < core.limits.arm_rate_radps:
                 core.arm()
         elif tick.mode not in (BALANCE, DISARMED):
             core.disarm()

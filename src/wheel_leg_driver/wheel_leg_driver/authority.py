@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+#: The part of a publisher's id, in hexadecimal, that differs between processes: past maker and host (RTPS, 8.2.4).
+PROCESS = slice(8, 24)
 #: Publishers remembered; more than this at once is nobody's lab.
 MOST = 16
 

@@ -20,9 +20,8 @@ import numpy as np
 from h2o_control.errors import UserError
 from h2o_control.topics import ARMED, BALANCE, DISARMED, FAULT, HOLD, TORQUE
 from wheel_leg_driver import limits as limit
-from wheel_leg_driver.authority import Authority
+from wheel_leg_driver.authority import PROCESS, Authority
 from wheel_leg_driver.balance import Balancer, wheel_torques, yaw_torque
-from wheel_leg_driver.calibration import Calibration
 from wheel_leg_driver.estimator import Estimate, Estimator
 from wheel_leg_driver.limits import Limits, Monitor
 from wheel_leg_driver.posture import Posture
@@ -80,7 +79,7 @@ class DriverCore:
         hand_backs: how often a limit took the robot from a commander.
         commands_rejected: torque messages that were not obeyed though a commander was in command.
         publisher_names: names for what tells publishers apart; the node fills it.
-        monitor, estimator, posture, calibration: see there.
+        monitor, estimator, posture: see there.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class DriverCore:
         robot: Robot,
         limits: Limits | None = None,
         exploration: Exploration | None = None,
-        calibration: Calibration | None = None,
         estimator: Estimator | None = None,
     ) -> None:
         """Start disarmed.
@@ -97,8 +95,7 @@ class DriverCore:
             robot: its description.
             limits: defaults where None.
             exploration: none where None.
-            calibration: of this very robot; identity where None.
-            estimator: one made for this robot and calibration, with settings of its own; the default one where None.
+            estimator: one made for this robot, with its calibration and settings of its own; the default where None.
 
         Raises:
             ConfigError: the description contradicts itself.
@@ -106,7 +103,6 @@ class DriverCore:
         self.robot = robot
         self.limits = limits or Limits()
         self.monitor = Monitor(self.limits)
-        self.calibration = calibration or Calibration()
         self.mode = DISARMED
         self.reason = "start"
         self.hand_backs = 0
@@ -116,7 +112,7 @@ class DriverCore:
         self._rng = np.random.default_rng(self._exploration.seed)
         self._noise = 0.0
         interface = robot.interface
-        self.estimator = estimator or Estimator(interface.wheel_radius_m, self.calibration, interface.rate_hz)
+        self.estimator = estimator or Estimator(interface.wheel_radius_m, rate_hz=interface.rate_hz)
         self._balancer = Balancer(robot)
         self.posture = Posture(robot)
         self._authority = Authority(OFFER_US)
@@ -248,7 +244,9 @@ class DriverCore:
             self.monitor.hit("torque rate")
         self.sent_nm = (left, right)
         self._sequence += 1
-        return Command(self._sequence, self.calibration.to_motors(left, right), self.posture.step(), self._flags)
+        return Command(
+            self._sequence, self.estimator.calibration.to_motors(left, right), self.posture.step(), self._flags
+        )
 
     def zero(self) -> Command:
         """Return a command of zero torque with the flags of the present mode."""
@@ -315,13 +313,13 @@ class DriverCore:
         return {self._name(source): count for source, count in self._authority.refused.items()}
 
     def _name(self, source: str) -> str:
-        return self.publisher_names.get(source) or source[:8] or "unknown"
+        return self.publisher_names.get(source) or source[PROCESS] or "unknown"
 
     def arm(self) -> None:
         """Ask the firmware to arm; balance takes command once it says so.
 
         Raises:
-            RefusedError: no telemetry yet, not disarmed, or not held upright.
+            RefusedError: no telemetry yet, not disarmed, or not held upright and still.
         """
         if self._telemetry is None or self._estimate is None:
             raise RefusedError("no telemetry yet: is the robot on and the port right?")
@@ -333,6 +331,11 @@ class DriverCore:
             raise RefusedError(
                 f"pitch is {self._estimate.theta_rad:+.2f} rad: "
                 f"hold the robot upright, within {self.limits.arm_rad} rad"
+            )
+        if not abs(self._estimate.theta_dot_radps) <= self.limits.arm_rate_radps:
+            raise RefusedError(
+                f"the body swings at {self._estimate.theta_dot_radps:+.2f} rad/s: "
+                f"hold it still, within {self.limits.arm_rate_radps} rad/s"
             )
         sensors = self._telemetry.sensors
         if sensors.battery_v < self.limits.voltage_v and self.limits.voltage_action != limit.OFF:

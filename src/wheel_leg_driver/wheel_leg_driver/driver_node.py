@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +23,7 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
-from h2o_control.clock import ClockMap, WallStamp
+from h2o_control.clock import ClockMap, WallStamp, stamp_ns
 from h2o_control.errors import UserError
 from h2o_control.hot_lane import HotLane
 from h2o_control.node_tools import (
@@ -39,6 +39,7 @@ from h2o_control.node_tools import (
     value,
 )
 from h2o_control.realtime import REALTIME_PARAMETERS, make_real_time
+from wheel_leg_driver.authority import PROCESS
 from wheel_leg_driver.backend import SERIAL, Backend, PortError, connect
 from wheel_leg_driver.calibration import load_calibration
 from wheel_leg_driver.core import DriverCore, Exploration, RefusedError
@@ -158,15 +159,14 @@ class DriverNode(LifecycleNode):
     def _new_core(self, robot: Robot) -> DriverCore:
         limits = Limits(**{f.name: value(self, f.name) for f in dataclasses.fields(Limits)})
         explore = Exploration(value(self, "exploration"), value(self, "seed"))
-        calibration = load_calibration(value(self, "calibration"), robot.name)
         estimator = Estimator(
             robot.interface.wheel_radius_m,
-            calibration,
+            load_calibration(value(self, "calibration"), robot.name),
             robot.interface.rate_hz,
             value(self, "attitude"),
             value(self, "attitude_time_constant_s"),
         )
-        return DriverCore(robot, limits, explore, calibration, estimator)
+        return DriverCore(robot, limits, explore, estimator)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the port, or begin to wait for it, and start the control thread; the robot stays disarmed."""
@@ -185,8 +185,8 @@ class DriverNode(LifecycleNode):
         self._clock_map, self._timing, self._reporter = ClockMap(), Timing(core.robot.interface.dt_s), Reporter()
         for name in core.limits.switched_off:
             self.get_logger().warning(f"limit {name!r} is switched off")
-        if core.calibration.skipped:
-            steps = ", ".join(core.calibration.skipped)
+        if skipped := core.estimator.calibration.skipped:
+            steps = ", ".join(skipped)
             self.get_logger().warning(f"the calibration was not finished: {steps}; h2o-robot calibrate --steps does it")
         self._running = True
         self._thread = threading.Thread(target=self._control, args=(wait_s,), name="control", daemon=True)
@@ -351,7 +351,7 @@ class DriverNode(LifecycleNode):
         """Answer one frame; returns when it was sampled, on the monotonic clock."""
         assert self._core is not None
         host_s = self._clock_map.to_host(telemetry.device_time_us, arrived_s)
-        stamp_ns = self._wall.from_monotonic(host_s)
+        sampled_ns = self._wall.from_monotonic(host_s)
         self._timing.arrived(telemetry, arrived_s, host_s)
         with self._lock:
             self._telemetry = telemetry
@@ -365,9 +365,9 @@ class DriverNode(LifecycleNode):
                 else:
                     now = time.monotonic()
                     self._timing.written(command.sequence, telemetry.device_time_us, arrived_s, arrived_s, now)
-            self._recent.append((stamp_ns, telemetry.device_time_us, arrived_s, time.monotonic()))
+            self._recent.append((sampled_ns, telemetry.device_time_us, arrived_s, time.monotonic()))
         messages = self._messages
-        stamp = stamp_of(stamp_ns)
+        stamp = stamp_of(sampled_ns)
         messages.fill(stamp, telemetry, tick.telemetry, tick.estimate)
         # The observation goes first: a commander is waiting for it.
         self._answered.clear()
@@ -409,7 +409,7 @@ class DriverNode(LifecycleNode):
 
     def _on_torque(self, message: JointState, info: dict[str, Any]) -> None:
         heard_s = time.monotonic()
-        stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        answered_ns = stamp_ns(message.header.stamp)
         torque = sum(message.effort) / 2 if len(message.effort) == 2 else math.nan
         source = publisher_of(info)
         with self._lock:
@@ -417,7 +417,7 @@ class DriverNode(LifecycleNode):
             if core is None or link is None:
                 return
             _, observed_us, arrived_s, published_s = next(
-                (entry for entry in reversed(self._recent) if entry[0] == stamp_ns), (0, -1, heard_s, heard_s)
+                (entry for entry in reversed(self._recent) if entry[0] == answered_ns), (0, -1, heard_s, heard_s)
             )
             command = core.on_torque(torque, observed_us, message.header.frame_id, source)
             if command is None:
@@ -444,7 +444,9 @@ class DriverNode(LifecycleNode):
     def _name_publishers(self, core: DriverCore) -> list[str]:
         """Return the names of the nodes that publish torque, and let the core know them."""
         found = self.get_publishers_info_by_topic(self.resolve_topic_name(topics.WHEEL_TORQUE))
-        names = {bytes(p.endpoint_gid)[:16].hex(): f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in found}
+        names = told_apart(
+            {bytes(p.endpoint_gid)[:16].hex(): f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in found}
+        )
         core.publisher_names.update(names)
         return sorted(names.values())
 
@@ -506,10 +508,10 @@ class DriverNode(LifecycleNode):
             with self._lock:
                 core.intrusion(", ".join(others))
             self._publish_mode()
-        refused, self._refused = self._refused, core.intruders
-        if core.intruders and core.intruders != refused:
+        before, self._refused = self._refused, core.intruders
+        if intruders := [name for name, count in self._refused.items() if count != before.get(name)]:
             self.get_logger().warning(
-                f"refused torque from {', '.join(core.intruders)}: another one is in command",
+                f"refused torque from {', '.join(intruders)}: another one is in command",
                 throttle_duration_sec=REMIND_S,
                 throttle_time_source_type=STEADY_CLOCK,
             )
@@ -518,6 +520,12 @@ class DriverNode(LifecycleNode):
         )
         message.header.stamp = stamp_of(self._wall.now_ns())
         self._diagnostics.publish(message)
+
+
+def told_apart(names: dict[str, str]) -> dict[str, str]:
+    """Return the names of publishers by id; where several have the same name, with what differs in their ids."""
+    several = Counter(names.values())
+    return {gid: f"{name} ({gid[PROCESS]})" if several[name] > 1 else name for gid, name in names.items()}
 
 
 def stamp_of(time_ns: int) -> Time:

@@ -62,6 +62,7 @@ class Estimator:
     """Encoders count wheel angle relative to the leg; adding the body's pitch gives the wheel's turn on the floor.
 
     Attributes:
+        calibration: where the sensors sit.
         gyro_bias_radps: [3], body axes; subtracted from the rates.
         corrected: the telemetry of the last update as the calibration corrects it, rates without the bias taken out.
     """
@@ -85,8 +86,8 @@ class Estimator:
             time_constant_s: of "complementary".
         """
         self._radius = wheel_radius_m
-        self._calibration = calibration or Calibration()
-        self.gyro_bias_radps: Vector = self._calibration.to_body(self._calibration.gyro_bias_radps)
+        self.calibration = calibration or Calibration()
+        self.gyro_bias_radps: Vector = self.calibration.to_body(self.calibration.gyro_bias_radps)
         self._filter = Complementary(time_constant_s) if attitude == "complementary" else None
         self._origin_m = 0.0
         self._last_m = 0.0
@@ -101,7 +102,7 @@ class Estimator:
             telemetry: of the wire, not corrected.
             held: no torque acts, so that this frame may count for `measure_bias`.
         """
-        self.corrected = telemetry = self._calibration.correct(telemetry)
+        self.corrected = telemetry = self.calibration.correct(telemetry)
         s = telemetry.sensors
         before_us, self._time_us = self._time_us, telemetry.device_time_us
         step_s = 0.0 if before_us is None else (telemetry.device_time_us - before_us) * 1e-6

@@ -65,6 +65,7 @@ class Limits:
     damping_nms: float = _value(0.1, 0.0, 10.0, "torque against a wheel's turning while damping, Nm/(rad/s)")
     command_timeout_s: float = _value(0.2, 0.05, 5.0, "age at which /cmd_vel counts as zero, s")
     arm_rad: float = _value(0.2, 0.01, 0.5, "largest pitch at which arming is granted, rad")
+    arm_rate_radps: float = _value(0.5, 0.05, 5.0, "largest pitch rate at which arming is granted, rad/s")
     speed_command_mps: float = _value(1.2, 0.0, 5.0, "largest speed taken from /cmd_vel, m/s")
     yaw_rate_command_radps: float = _value(1.5, 0.0, 10.0, "largest yaw rate taken from /cmd_vel, rad/s")
 
