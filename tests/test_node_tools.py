@@ -16,7 +16,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from h2o_control.node_tools import STREAM_QOS, publisher, steady_timer, subscription
+from h2o_control.errors import ConfigError
+from h2o_control.node_tools import STREAM_QOS, Parameter, declare, publisher, steady_timer, subscription, value
 
 pytestmark = pytest.mark.ros
 
@@ -118,5 +119,22 @@ def test_a_node_whose_terminal_is_closed_stops_cleanly(tmp_path: Path) -> None:
         assert process.wait(30.0) == 0
     finally:
         process.kill()
-    # Written last, and by nobody who was killed.
-    assert (tmp_path / "bag" / "metadata.yaml").is_file()
+
+
+@pytest.mark.parametrize(("given", "got"), [("2", 2.0), ("2.5", 2.5), ("9", None), ("true", None), ("far", None)])
+def test_an_integer_is_taken_for_a_double_within_its_range_and_nothing_else_is(given: str, got: float | None) -> None:
+    context = rclpy.Context()
+    rclpy.init(args=["--ros-args", "-p", f"distance_m:={given}"], context=context)
+    node = rclpy.create_node("tools", context=context)
+    parameters = [Parameter("distance_m", 1.0, "how far, m", 0.5, 3.0)]
+    try:
+        if got is None:
+            with pytest.raises(ConfigError, match="distance_m must be float, between 0.5 and 3.0"):
+                declare(node, parameters)
+        else:
+            declare(node, parameters)
+            assert isinstance(value(node, "distance_m"), float)
+            assert value(node, "distance_m") == got
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)

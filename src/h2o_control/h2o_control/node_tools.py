@@ -19,6 +19,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -55,6 +56,11 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> None:
                 descriptor.integer_range = [IntegerRange(from_value=int(p.low), to_value=int(p.high))]
             else:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=p.low, to_value=p.high)]
+        overrides = getattr(node, "_parameter_overrides", {})
+        given = overrides.get(p.name)
+        # rclpy refuses `-p distance_m:=2` for a double, and launch files pass on what somebody typed.
+        if isinstance(p.default, float) and given is not None and given.type_ == RosParameter.Type.INTEGER:
+            overrides[p.name] = RosParameter(p.name, value=float(given.value))
         try:
             node.declare_parameter(p.name, p.default, descriptor)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
