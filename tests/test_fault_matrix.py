@@ -80,6 +80,12 @@ def test_time_to_own_balance_ends_with_the_first_torque_of_the_driver() -> None:
     assert "35.0 ms after" in checks.own_after_last_answer(34.0).problem(e)
 
 
+def test_a_killed_drivers_last_word_is_not_told_as_the_end() -> None:
+    rows = black_box([0.5] * 60 + [0.0] * 40)
+    assert evidence(rows, mode="balance").story == "balance: as before"
+    assert dataclasses.replace(evidence(rows, mode="balance"), driver_gone=True).story == "driver gone"
+
+
 def test_torque_without_anybody_in_command_is_not_safe() -> None:
     e = evidence(black_box([0.5] * 300), mode="fault")
     assert e.end == UNSAFE

@@ -34,6 +34,7 @@ class Evidence:
         mode_before: in command when the fault began.
         mode, reason: in command at the end.
         found: whatever else an action has seen, by name.
+        driver_gone: whether the driver's process was killed: what it said last says nothing about the end.
     """
 
     rows: Sequence[TraceRow]
@@ -44,6 +45,7 @@ class Evidence:
     mode: str
     reason: str
     found: dict[str, Any] = field(default_factory=dict)
+    driver_gone: bool = False
 
     def __post_init__(self) -> None:
         table = np.array(self.rows, dtype=np.float64).reshape(-1, len(TraceRow._fields))
@@ -135,7 +137,7 @@ class Evidence:
     @property
     def story(self) -> str:
         """What happened, in a few words."""
-        said = [f"{s.mode}: {s.reason}" for s in self.modes]
+        said = [f"{s.mode}: {s.reason}" for s in self.modes] + ["driver gone"] * self.driver_gone
         return " → ".join(dict.fromkeys(said)) or f"{self.mode}: as before"
 
 

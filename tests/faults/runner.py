@@ -178,6 +178,7 @@ def _happen(rig: Rig, cell: Cell, action: Action, found: Found) -> Evidence:
         while (left_us := until_us - rig.elapsed_us()) > 0:
             action.during(rig, found)
             time.sleep(min(left_us * 1e-6, 0.02))
+        driver_gone = (rig.process("driver_node").poll() or 0) < 0
         rows = rig.control.trace(since_us)
         # What the driver has said about the last of these rows is still on its way.
         time.sleep(HEARD_S)
@@ -197,6 +198,7 @@ def _happen(rig: Rig, cell: Cell, action: Action, found: Found) -> Evidence:
         mode=witness.mode,
         reason=witness.reason,
         found=found,
+        driver_gone=driver_gone,
     )
     if fault.before and evidence.last_answered_ms == evidence.last_answered_ms:
         # The fault is no sooner than the policy stops answering well.
