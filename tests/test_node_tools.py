@@ -129,7 +129,7 @@ def test_an_integer_is_taken_for_a_double_within_its_range_and_nothing_else_is(g
     parameters = [Parameter("distance_m", 1.0, "how far, m", 0.5, 3.0)]
     try:
         if got is None:
-            with pytest.raises(ConfigError, match="distance_m must be float, between 0.5 and 3.0"):
+            with pytest.raises(ConfigError, match=r"distance_m must be float, between 0\.5 and 3\.0"):
                 declare(node, parameters)
         else:
             declare(node, parameters)
