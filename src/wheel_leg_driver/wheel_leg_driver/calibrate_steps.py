@@ -41,8 +41,10 @@ STEPS = {
     "mounting": "how the IMU is turned, from three leans",
     "zero": "pitch zero, at the balance point",
     "wheels": "encoder signs, left and right, rolling radius",
-    "torque": "torque signs, on a stand, with torque",
+    "torque": "torque signs, on a stand, with torque; needs wheels",
 }
+#: What a step cannot do without; it is left out where that is not known.
+NEEDS = {"torque": "wheels"}
 #: What has to be typed before torque.
 CONSENT = "wheels in the air"
 TORQUE_LIMIT_NM = 1.5
@@ -100,25 +102,34 @@ class Walk:
         self._lost = 0
         self._spinner = Spinner(link, self._receive)
 
-    def run(self, steps: Sequence[str]) -> Calibration:
+    def run(self, steps: Sequence[str], keep: Callable[[Calibration], None] = lambda _: None) -> Calibration:
         """Walk through these steps; one that is skipped keeps what was known and is marked.
 
+        Args:
+            steps: in their order.
+            keep: told what is known after each step that others follow, with these as `unfinished`.
+
         Raises:
-            StopError: the operator stops; nothing is to be written.
+            StopError: the operator stops.
             PortError: the robot is gone.
         """
-        self._operator.say("At every question: s skips the step, q or Ctrl-C stops. The file is written at the end.")
+        self._operator.say("At every question: s skips the step, q or Ctrl-C stops. What is finished by then is kept.")
         walks: dict[str, Callable[[], None]] = {name: getattr(self, f"_{name}") for name in STEPS}
         self._hear()
-        for name in steps:
+        for number, name in enumerate(steps, 1):
             self._operator.say(f"\nStep {list(STEPS).index(name) + 1} of {len(STEPS)}, {name}: {STEPS[name]}")
+            if (need := NEEDS.get(name)) in self.calibration.skipped:
+                self._operator.say(f"Left out: without {need} it would find nothing. Later: --steps {need} {name}")
+                continue
             try:
                 self._until_seen(walks[name])
             except SkipError:
                 known = name not in self.calibration.skipped
                 self._operator.say(f"Skipped: {name} " + ("stays what it was" if known else "is not known"))
-            else:
-                self._mark(name, skipped=False)
+                continue
+            self._mark(name, skipped=False)
+            if left := tuple(steps[number:]):
+                keep(dataclasses.replace(self.calibration, unfinished=left))
         return self.calibration
 
     def _until_seen(self, walk: Callable[[], None]) -> None:
@@ -181,7 +192,7 @@ class Walk:
         if answer.lower() == "s":
             raise SkipError
         if answer.lower() == "q":
-            raise StopError("stopped; no file was written")
+            raise StopError("stopped")
         return answer
 
     def _reading(self) -> str:
@@ -318,10 +329,6 @@ class Walk:
         return f"Rolling radius {implied:.4f} m; the description says {described:.4f} ({off:+.1%}): {advice}"
 
     def _torque(self) -> None:
-        if "wheels" in self.calibration.skipped:
-            raise NotSeenError(
-                "without encoder signs nothing tells which way a wheel turns: skip, do step wheels first"
-            )
         limit = min(TORQUE_LIMIT_NM, self._robot.interface.torque_limit_nm)
         self._operator.say(
             f"The wheels will turn, one at a time, with up to {limit:.1f} Nm. Body fixed on a stand, wheels in "

@@ -46,6 +46,7 @@ class Calibration:
         gyro_bias_radps: as last seen at rest, in the sensor's axes; the driver starts from it and measures anew.
         skipped: names of the steps that were not done, whose values are the defaults.
         made: when and by what; for people.
+        unfinished: steps that an interrupted calibration still has to do; only `h2o-robot calibrate` takes such a file.
     """
 
     robot: str = ""
@@ -59,6 +60,7 @@ class Calibration:
     gyro_bias_radps: Vector = (0.0, 0.0, 0.0)
     skipped: tuple[str, ...] = ()
     made: str = ""
+    unfinished: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("encoder_signs", "torque_signs"):
@@ -143,7 +145,7 @@ class Calibration:
         """
         target = Path(path)
         if target.exists():
-            load_calibration(target, self.robot)
+            load_calibration(target, self.robot, interrupted=True)
         text = "# Written by h2o-robot calibrate; for the driver's parameter `calibration`. Angles in rad.\n"
         text += yaml.safe_dump(
             to_mapping(self), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
@@ -154,11 +156,12 @@ class Calibration:
             raise ConfigError(f"cannot write {target}: {error.strerror}") from error
 
 
-def load_calibration(path: str | Path, robot: str = "") -> Calibration:
+def load_calibration(path: str | Path, robot: str = "", interrupted: bool = False) -> Calibration:
     """Read a calibration file, for the robot of this name where one is given; an empty path is the default.
 
     Raises:
-        ConfigError: no such file, not a calibration, or of another robot.
+        ConfigError: no such file, not a calibration, of another robot, or of a calibration that was interrupted and
+            may not be.
     """
     if not str(path):
         return Calibration()
@@ -167,6 +170,11 @@ def load_calibration(path: str | Path, robot: str = "") -> Calibration:
         raise ConfigError(
             f"{path} is the calibration of robot {calibration.robot!r}, this is {robot!r}: "
             "name the right file, or make one with h2o-robot calibrate"
+        )
+    if calibration.unfinished and not interrupted:
+        raise ConfigError(
+            f"{path} is what an interrupted calibration left, with {', '.join(calibration.unfinished)} still to do: "
+            "finish it with h2o-robot calibrate --resume"
         )
     return calibration
 
