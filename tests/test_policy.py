@@ -60,12 +60,16 @@ def test_a_file_that_does_not_fit_is_refused(
         Policy(file)
 
 
-def test_a_missing_file_and_one_that_is_not_onnx_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read policy .*No such file"):
-        Policy(tmp_path / "absent.onnx")
-    (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(UserError, match="is not an ONNX model"):
-        Policy(tmp_path / "text.onnx")
+def test_what_cannot_be_loaded_is_told_apart_in_plain_words(tmp_path: Path) -> None:
+    whole = linear_policy(tmp_path / "p.onnx", GAIN).read_bytes()
+    for name, content in {"text": b"hello", "empty": b"", "cut": whole[: len(whole) // 2]}.items():
+        (tmp_path / name).write_bytes(content)
+    said = {"absent": "No such file", "text": "is not an ONNX file", "empty": "is not an ONNX file"}
+    said |= {"cut": "or a damaged one", ".": "is a folder: give the ONNX file itself"}
+    for name, message in said.items():
+        with pytest.raises(UserError, match=message) as caught:
+            Policy(tmp_path / name)
+        assert "ONNXRuntime" not in str(caught.value)
 
 
 def test_another_robots_interface_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_file_that_is_missing_huge_or_no_model_is_refused(tmp_path: Path) -> N
     with pytest.raises(UserError, match="cannot read policy"):
         load_beside(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(UserError, match="is not an ONNX model"):
+    with pytest.raises(UserError, match="is not an ONNX file"):
         load_beside(tmp_path / "text.onnx")
     with (tmp_path / "huge.onnx").open("wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ OUTPUT = "torque_nm"
 #: A network that answers within a control step is far smaller. ONNX Runtime holds Python's lock while it parses a file,
 #: 3 ms for one of this size, and for so long a node that swaps policies answers nothing.
 MAX_BYTES = 8 * 1024 * 1024
+
+
+_MARKS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+#: What ONNX Runtime says of a file that is something else, and of an empty one.
+_NO_ONNX = ("INVALID_PROTOBUF", "No graph was found in the protobuf")
 
 
 class AnswerError(Exception):
@@ -62,8 +68,7 @@ class Policy:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         # ONNX Runtime's exceptions have no common base class but Exception.
         except Exception as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"{path} is not an ONNX model that runs here: {first_line}") from error
+            raise UserError(unfit(path, str(error))) from error
         metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.contract = parse_contract(metadata.get(CONTRACT_KEY), str(path))
         try:
@@ -91,7 +96,7 @@ class Policy:
             answer = self._session.run([OUTPUT], {INPUT: self._input})[0]
         # ONNX Runtime's exceptions have no common base class but Exception.
         except Exception as error:
-            raise AnswerError(str(error).strip().partition("\n")[0]) from error
+            raise AnswerError(plain(str(error))) from error
         if answer.shape != (1, 1):
             raise AnswerError(f"the answer has shape {answer.shape}, expected (1, 1)")
         return float(answer[0, 0])
@@ -111,8 +116,22 @@ class Policy:
                 raise ContractError(f"{self.path}: {name} is {kind} {shape}, task {task!r} needs float [n, {width}]")
 
 
+def plain(said: str) -> str:
+    """Return the first line of an exception of ONNX Runtime without its marks, "[ONNXRuntimeError] : 7 : NAME : "."""
+    return _MARKS.sub("", said.strip().partition("\n")[0])
+
+
+def unfit(path: str | Path, said: str) -> str:
+    """Return what to tell whoever gave a file that ONNX Runtime does not load, for these reasons."""
+    if any(mark in said for mark in _NO_ONNX):
+        return f"{path} is not an ONNX file, or a damaged one: give a file that h2o-robot export wrote"
+    return f"{path} is an ONNX file that does not run here: {plain(said)}"
+
+
 def read_model(path: Path) -> bytes:
     """Read an ONNX file; raises UserError where that fails or the file is larger than MAX_BYTES."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the ONNX file itself")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
