@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -18,6 +19,9 @@ class PlayedDriver:
 
     Attributes:
         asked: requests in the order of their arrival.
+        x_m: displacement that it observes.
+        obeys_not: name of a node whose torque it refuses.
+        refusal: what it answers to a wish to give command to a policy; empty grants it.
         speeds: speed and yaw rate of each /cmd_vel.
     """
 
@@ -25,10 +29,14 @@ class PlayedDriver:
         self.asked: list[str] = []
         self.speeds: list[tuple[float, float]] = []
         self.height_m = highest_m
+        self.x_m = 0.0
+        self.refusal = ""
+        self.obeys_not = ""
         self._range_m = (lowest_m, highest_m)
         node = probe.node
         self._mode = node.create_publisher(String, topics.MODE, LATCHED_QOS)
         self._diagnostics = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
+        self._odom = node.create_publisher(Odometry, topics.ODOM, STREAM_QOS)
         node.create_subscription(TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
         node.create_subscription(Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
         node.create_subscription(Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
@@ -55,6 +63,9 @@ class PlayedDriver:
         return answer
 
     def _on_torque_mode(self, ask: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
+        if ask.data and self.refusal:
+            answer.success, answer.message = False, self.refusal
+            return answer
         mode = topics.TORQUE if ask.data else topics.BALANCE
         return self._grant(f"{topics.TORQUE_MODE} {ask.data}", f"{mode}: by request", answer)
 
@@ -70,6 +81,14 @@ class PlayedDriver:
             self.height_m = message.data
 
     def _report(self) -> None:
-        pair = KeyValue(key="height of hips (m)", value=f"{self.height_m:.3f}")
-        status = DiagnosticStatus(level=DiagnosticStatus.OK, name="driver", message="balance: armed", values=[pair])
+        values = {
+            "height of hips (m)": f"{self.height_m:.3f}",
+            "torques refused from others": f"/other 3, {self.obeys_not} 7" if self.obeys_not else "none",
+        }
+        pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+        status = DiagnosticStatus(level=DiagnosticStatus.OK, name="driver", message="balance: armed", values=pairs)
         self._diagnostics.publish(DiagnosticArray(status=[status]))
+        odom = Odometry()
+        odom.pose.pose.position.x = self.x_m
+        odom.pose.pose.orientation.w = 1.0
+        self._odom.publish(odom)

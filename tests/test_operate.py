@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graph import BIN, Nodes, Probe, graph
-from h2o_control import topics
+from h2o_control import operate_cli, topics
 from played_driver import PlayedDriver
 from policy_tools import linear_policy
 from wheel_leg_driver.balance import lqr_gain
@@ -53,6 +53,7 @@ def test_requests_reach_the_driver_and_its_answers_the_terminal(tmp_path: Path, 
         status, said = operate("swap", str(linear_policy(tmp_path / "next.onnx", gain)))
         assert status == 0, said
         assert "next.onnx answers" in said
+        assert said.endswith("It is in command\n")
         status, said = operate("status")
         assert status == 0
         assert "driver: timing" in said
@@ -62,6 +63,48 @@ def test_requests_reach_the_driver_and_its_answers_the_terminal(tmp_path: Path, 
         probe.wait(lambda: probe.mode == topics.FAULT, "fault")
         status, said = operate("arm")
         assert (status, "refused: mode is fault" in said) == (1, True)
+
+
+@pytest.mark.ros
+def test_a_swap_reaches_the_node_it_names_and_no_two_of_one_name(tmp_path: Path, stand_policy: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        driver = PlayedDriver(probe)
+        driver.say("torque: by request")
+        for name in ("policy", "policy", "second"):
+            nodes.start("policy_node", "--ros-args", "-r", f"__node:={name}", "-p", f"policy:={stand_policy}")
+        probe.wait(lambda: probe.node.count_publishers(topics.POLICY) == 3, "three policy nodes")
+        # They have to find one another, too.
+        probe.spin(3.0)
+        operate = Terminal(nodes, probe).operate
+        copy = linear_policy(tmp_path / "next.onnx", [0.0, 0.0, 1.0, 0.0])
+        status, said = operate("swap", str(copy))
+        assert status == 1
+        assert "2 policy nodes are named /policy" in said
+        assert "--node NAME" in said
+        status, said = operate("--timeout", "4", "swap", str(copy), "--node", "third")
+        assert (status, "there are /policy, /policy, /second" in said) == (2, True), said
+        driver.obeys_not = "/second"
+        status, said = operate("swap", str(copy), "--node", "second")
+        assert status == 0, said
+        assert "next.onnx answers" in said
+        assert said.endswith("It is not in command: the driver obeys another node\n")
+
+
+@pytest.mark.ros
+def test_a_shadow_is_told_from_no_policy_at_all(tmp_path: Path, stand_policy: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        driver = PlayedDriver(probe)
+        driver.say("balance: armed")
+        driver.refusal = "nobody answers: is a policy node running?"
+        operate = Terminal(nodes, probe).operate
+        assert operate("policy", "on") == (1, f"refused: {driver.refusal}\n")
+        shadow = ("--ros-args", "-r", "__node:=shadow", "-p", f"policy:={stand_policy}", "-p", "shadow:=true")
+        nodes.start("policy_node", *shadow)
+        probe.wait(lambda: probe.node.count_publishers(topics.SHADOW_TORQUE) == 1, "shadow")
+        hint = " /shadow only watches, as a shadow: start a policy node without shadow:=true\n"
+        assert operate("policy", "on") == (1, f"refused: {driver.refusal}{hint}")
+        status, said = operate("--timeout", "4", "swap", str(stand_policy))
+        assert (status, said.endswith(hint)) == (2, True), said
 
 
 @pytest.mark.ros
@@ -93,6 +136,8 @@ def test_estop_goes_by_topic_and_service(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["swap", "nowhere.onnx"], "no such file: nowhere.onnx"),
+        (["swap", "/tmp"], "/tmp is a folder: give the ONNX file itself"),
+        (["swap", __file__, "--node", ""], "--node is empty"),
         (["height", "-1"], "height -1 m: give a positive number"),
         (["--timeout", "0", "mode"], "--timeout is 0 s"),
         (["policy", "perhaps"], "invalid choice: 'perhaps'"),
@@ -103,6 +148,23 @@ def test_wrong_input_is_status_2(arguments: list[str], said: str) -> None:
     result = subprocess.run([H2O, "operate", *arguments], capture_output=True, text=True)
     assert result.returncode == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("action", operate_cli.ACTIONS)
+def test_every_request_is_explained_with_an_example_that_parses(
+    action: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        operate_cli.parse([action, "--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    _, description, example = operate_cli.ACTIONS[action]
+    assert description in said
+    assert f"example: {example}" in said
+    (tmp_path / "tuesday.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    for each in example.split(" && "):
+        operate_cli.parse(each.removeprefix("h2o-robot operate ").split())
 
 
 @pytest.mark.ros

@@ -105,10 +105,28 @@ def test_comparison_matches_by_stamp_in_either_order() -> None:
     comparison.sent(2, 0.5)
     comparison.answered(2, 0.1)
     comparison.answered(3, 9.0)
-    pairs, rms, largest = comparison.summary()
-    assert pairs == 2
-    assert rms == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2))
-    assert largest == pytest.approx(0.4)
+    summary = comparison.summary()
+    assert summary.pairs == 2
+    assert summary.rms_nm == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2))
+    assert summary.largest_nm == pytest.approx(0.4)
+    assert summary.same_sign == 1.0
+
+
+def test_share_of_the_same_sign_is_by_torque_so_that_noise_around_zero_says_little() -> None:
+    comparison = Comparison()
+    assert math.isnan(comparison.summary().same_sign)
+    for stamp, (own, sent) in enumerate([(2.0, 1.5), (-1.0, -0.3), (0.1, -0.1), (0.0, 0.1)]):
+        comparison.answered(stamp, own)
+        comparison.sent(stamp, sent)
+    assert comparison.summary().same_sign == pytest.approx((1.5 + 0.3) / (1.5 + 0.3 + 0.1 + 0.1))
+
+
+def test_comparison_goes_on_where_stamps_go_back() -> None:
+    comparison = Comparison(window_s=1.0)
+    for stamp in (HOUR_NS, 0, STEP_NS):
+        comparison.answered(stamp, 1.0)
+        comparison.sent(stamp, 1.0)
+    assert comparison.summary().pairs == 2
 
 
 def test_comparison_forgets_what_is_older_than_its_window_and_what_is_never_matched() -> None:
@@ -120,4 +138,4 @@ def test_comparison_forgets_what_is_older_than_its_window_and_what_is_never_matc
     for k in range(1000, 2000):
         comparison.sent(k * STEP_NS, 0.5)
         comparison.answered(k * STEP_NS, 1.0)
-    assert comparison.summary() == (201, pytest.approx(0.5), pytest.approx(0.5))
+    assert comparison.summary() == (201, pytest.approx(0.5), pytest.approx(0.5), 1.0)

@@ -25,6 +25,7 @@ from std_srvs.srv import Trigger
 from bad_policies import misbehaving_policy
 from graph import PATIENCE_S, Nodes, Probe, graph
 from h2o_control import topics
+from h2o_control.clock import stamp_ns
 from h2o_control.contract import Interface
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 from policy_tools import linear_policy
@@ -186,18 +187,21 @@ def test_a_shadow_answers_beside_and_never_on_the_torque_topic(tmp_path: Path) -
         probe.wait(lambda: sent.get_subscription_count() > 0, "shadow that listens to what is sent")
         assert robot.ask(x=2.0) == pytest.approx([0.0, 0.0])
         robot.command()
-        for x in (2.3, 2.4):
+        # Whoever commands, the driver's own balance included.
+        for mode, x in ((topics.TORQUE, 2.3), (topics.BALANCE, 2.4), (topics.HOLD, 2.5), (topics.DISARMED, 2.6)):
             # Left and right differ by steering: what is compared is their mean.
             torque = -(x - 2.0)
             assert robot.ask(x=x) == pytest.approx([torque, torque], abs=1e-6)
             command = JointState(effort=[0.2 + torque, 0.6 + torque])
-            command.header.stamp, command.header.frame_id = robot.answers[-1].header.stamp, topics.TORQUE
+            command.header.stamp, command.header.frame_id = robot.answers[-1].header.stamp, mode
             sent.publish(command)
         key = "answers compared with what was sent"
-        probe.wait(lambda: robot.diagnostics.get("policy, shadow", {}).get(key) == "2", "comparison")
+        probe.wait(lambda: robot.diagnostics.get("policy, shadow", {}).get(key) == "3", "comparison")
         said = robot.diagnostics["policy, shadow"]
         assert float(said["difference from what was sent, rms (Nm)"]) == pytest.approx(0.4, abs=1e-3)
         assert float(said["difference from what was sent, largest (Nm)"]) == pytest.approx(0.4, abs=1e-3)
+        # Of the torque sent, 0.1 + 0 - 0.1 Nm, the shadow had the sign of the last alone.
+        assert said["same sign as what was sent (% of that torque)"] == "50"
         assert said["in command"] == "False"
         assert not probe.torques
         assert probe.node.count_publishers(topics.WHEEL_TORQUE) == 0
@@ -208,7 +212,7 @@ def test_a_shadow_answers_beside_and_never_on_the_torque_topic(tmp_path: Path) -
 def swap(probe: Probe, robot: Robot, file: object) -> tuple[Trigger.Response, list[Time]]:
     """Name a candidate and ask for the swap while observations come at 100 Hz; the answer, and their stamps."""
     settings = probe.node.create_client(SetParameters, "policy/set_parameters")
-    trigger = probe.node.create_client(Trigger, topics.SWAP_POLICY)
+    trigger = probe.node.create_client(Trigger, f"policy/{topics.SWAP}")
     probe.wait(lambda: settings.service_is_ready() and trigger.service_is_ready(), "services of the policy node")
     parameter = Parameter("candidate", value=str(file)).to_parameter_msg()
     done = settings.call_async(SetParameters.Request(parameters=[parameter]))
@@ -221,10 +225,6 @@ def swap(probe: Probe, robot: Robot, file: object) -> tuple[Trigger.Response, li
     stamps += robot.stream(lambda: len(robot.answers) >= len(stamps), pitch=0.1, at_least=50)
     probe.wait(lambda: len(robot.answers) >= len(stamps), "answers to all observations")
     return swapped.result(), stamps
-
-
-def nanoseconds(stamp: Time) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def test_a_swap_takes_place_between_two_observations_and_misses_none(
@@ -246,9 +246,9 @@ def test_a_swap_takes_place_between_two_observations_and_misses_none(
     assert before["sha256"] != after["sha256"]
     assert after["provenance"] == {"made": "by hand"}
     for stamp, given in zip(stamps, robot.answers, strict=True):
-        expected = -0.2 if nanoseconds(stamp) > after["after_stamp_ns"] else -0.1
+        expected = -0.2 if stamp_ns(stamp) > after["after_stamp_ns"] else -0.1
         assert list(given.effort) == pytest.approx([expected] * 2, abs=1e-6)
-    assert nanoseconds(stamps[0]) <= after["after_stamp_ns"] < nanoseconds(stamps[-1])
+    assert stamp_ns(stamps[0]) <= after["after_stamp_ns"] < stamp_ns(stamps[-1])
 
 
 def test_a_bad_candidate_changes_nothing_and_the_answer_says_why(
@@ -260,7 +260,7 @@ def test_a_bad_candidate_changes_nothing_and_the_answer_says_why(
     (tmp_path / "text.onnx").write_text("hello")
     bad = {
         tmp_path / "absent.onnx": "cannot read policy",
-        tmp_path / "text.onnx": "is not an ONNX model",
+        tmp_path / "text.onnx": "is not an ONNX file",
         linear_policy(tmp_path / "other.onnx", PITCH_ONLY, interface=Interface(torque_limit_nm=2.0)): (
             "torque_limit_nm: policy 2.0, the running policy 3.0"
         ),
@@ -304,3 +304,9 @@ def test_missing_policy_ends_with_status_2(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path)
     assert nodes.start("policy_node", policy="nowhere.onnx").wait(20.0) == 2
     assert "cannot read policy nowhere.onnx" in nodes.log("policy_node")
+
+
+def test_a_node_that_was_given_no_policy_says_which_parameter_is_missing(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path)
+    assert nodes.start("policy_node").wait(20.0) == 2
+    assert "which policy? Give an ONNX file, -p policy:=" in nodes.log("policy_node")

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sensor_msgs.msg import JointState
 
 from graph import BIN, Nodes, Probe, graph
 from h2o_control import topics
+from h2o_control.node_tools import STREAM_QOS
 from h2o_control.operator_script import Habits, ScriptedOperator
 from lockstep import LockStep
 from played_driver import PlayedDriver
@@ -102,6 +104,10 @@ class Keyboard:
             while data := os.read(self.master, 4096):
                 self.screen = (self.screen + data.decode(errors="ignore"))[-20000:]
 
+    def shown(self) -> str:
+        """What the operator sees now: the last screen that was drawn to its end."""
+        return self.screen.rpartition("space E-STOP")[0].rpartition("space E-STOP")[2]
+
     def press(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
@@ -161,8 +167,12 @@ def test_keyboard_moves_the_legs_shows_hold_and_stops_in_every_state(
     driver.say("hold: speed +1.30 m/s is beyond 1.2 m/s")
     probe.wait(lambda: "take hold of it, then d" in keyboard.screen, "what to do")
     assert "speed +1.30 m/s is beyond" in keyboard.screen
+    probe.wait(lambda: "driver/sit_down granted" not in keyboard.shown(), "what was granted in another mode to go")
     driver.speeds.clear()
-    keyboard.press("\x1b[A")
+    for key in ("\x1b[A", "\x1b[D", "["):
+        keyboard.press(key)
+        probe.wait(lambda: "disarm and arm first: d, then a" in keyboard.shown(), f"advice on {key!r}")
+        keyboard.press("s")
     probe.spin(0.5)
     assert set(driver.speeds) == {(0.0, 0.0)}
     for mode in ("hold: a limit", "disarmed: start", "torque: by request", "fault: fallen"):
@@ -175,6 +185,29 @@ def test_keyboard_moves_the_legs_shows_hold_and_stops_in_every_state(
     # Nobody records here: the screen says so instead of saying nothing.
     keyboard.press("r")
     probe.wait(lambda: "nobody offers recorder/start_episode" in keyboard.screen, "what became of r")
+
+
+@pytest.mark.ros
+def test_keyboard_shows_only_what_means_something_and_says_refusals_once(
+    desk: tuple[Probe, PlayedDriver, Keyboard],
+) -> None:
+    probe, driver, keyboard = desk
+    driver.x_m = 3.21
+    probe.wait(lambda: "x +3.21 m" in keyboard.shown(), "displacement")
+    driver.say("disarmed: by request")
+    probe.wait(lambda: "x from arming on" in keyboard.shown(), "no displacement of an earlier run")
+    assert "3.21" not in keyboard.shown()
+    keyboard.press("\x1b[A")
+    probe.wait(lambda: "arm first: a" in keyboard.shown(), "advice")
+    driver.say("balance: armed")
+    probe.wait(lambda: "arm first" not in keyboard.shown(), "advice to go")
+    shadow = probe.node.create_publisher(JointState, topics.SHADOW_TORQUE, STREAM_QOS)
+    probe.spin(1.5)
+    driver.refusal = "nobody answers observations"
+    keyboard.press("p")
+    probe.wait(lambda: "nobody answers observations /probe only watches" in keyboard.shown(), "hint at the shadow")
+    assert "WARN" not in keyboard.screen
+    probe.node.destroy_publisher(shadow)
 
 
 @pytest.mark.ros

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,16 @@ NEXT = {
 }
 #: Modes in which the robot turns as it is told; it drives as it is told in balance alone.
 STEERED = (topics.BALANCE, topics.TORQUE)
+#: What has to come first where a key does nothing, by mode; in the others the driver balances.
+FIRST = {
+    "": "no driver is heard yet",
+    topics.DISARMED: "arm first: a",
+    topics.HOLD: "disarm and arm first: d, then a",
+    topics.FAULT: "disarm and arm first: d, then a",
+    topics.TORQUE: "a policy is in command: take it back first, p",
+}
+#: The robot's state is not shown any more when it is older than this.
+STALE_S = 1.0
 LOST = (signal.SIGHUP, signal.SIGTERM)
 
 
@@ -65,9 +76,9 @@ class KeyboardNode(OperatorNode):
             self.v_mps = self.yaw_radps = 0.0
             self.stop_now()
         elif key in ("up", "down") and self.mode != topics.BALANCE:
-            self.refusal = "up and down drive while the driver balances, not a policy: arm first"
+            self.refusal = f"up and down drive while the driver balances; {self._first()}"
         elif key in ("left", "right") and self.mode not in STEERED:
-            self.refusal = "left and right turn an armed robot: arm first"
+            self.refusal = f"left and right turn an armed robot; {self._first()}"
         elif key in ("up", "down"):
             step = SPEED_STEP_MPS if key == "up" else -SPEED_STEP_MPS
             self.v_mps = max(-SPEED_MAX_MPS, min(SPEED_MAX_MPS, round(self.v_mps + step, 3)))
@@ -95,9 +106,15 @@ class KeyboardNode(OperatorNode):
         elif key in ("q", "\x03"):
             self.quit = True
 
+    def _first(self) -> str:
+        return FIRST.get(self.mode, f"the mode is {self.mode}")
+
     def _step_height(self, step_m: float) -> None:
-        if self.mode != topics.BALANCE or math.isnan(self.height_m):
-            self.refusal = "the legs move while the driver balances: arm first"
+        if self.mode != topics.BALANCE:
+            self.refusal = f"the legs move while the driver balances; {self._first()}"
+            return
+        if math.isnan(self.height_m):
+            self.refusal = "the driver has not said yet how high the hips are"
             return
         self.said = self.refusal = ""
         self.take_height(round(self.height_m + step_m, 3))
@@ -112,24 +129,32 @@ class KeyboardNode(OperatorNode):
 
     def screen(self) -> Table:
         """Return what the operator sees."""
-        pose, twist = self.odom.pose.pose, self.odom.twist.twist
-        q = pose.orientation
-        pitch = pitch_rad(q.w, q.x, q.y, q.z)
         table = Table.grid(padding=(0, 2))
         style = "bold red" if self.mode in (topics.HOLD, topics.FAULT) else "bold"
         mode = Text.assemble((self.mode or "no driver yet", style), "  ", self.reason)
         table.add_row("mode", mode)
         table.add_row("", f"[cyan]{NEXT.get(self.mode, '')}[/cyan]")
         table.add_row("command", f"{self.v_mps:+.2f} m/s   {self.yaw_radps:+.1f} rad/s")
-        table.add_row(
-            "robot",
-            f"x {pose.position.x:+.2f} m   v {twist.linear.x:+.2f} m/s   pitch {pitch:+.3f} rad   "
-            f"height {self.height_m:.3f} m",
-        )
+        table.add_row("robot", self._robot())
         # Answers come from other nodes: what looks like markup in them is text.
         table.add_row("answer", Text(self.refusal or self.said, style="yellow" if self.refusal else ""))
         table.add_row("keys", HELP)
         return table
+
+    def _robot(self) -> str:
+        """State on one line, as far as it means something now."""
+        if time.monotonic() - self.odom_at_s > STALE_S:
+            return "no observations from the driver"
+        pose, twist = self.odom.pose.pose, self.odom.twist.twist
+        q = pose.orientation
+        # Displacement counts from where the robot was armed.
+        x = f"x {pose.position.x:+.2f} m" if self.mode in topics.ARMED else "x from arming on"
+        height = "height not known yet" if math.isnan(self.height_m) else f"height {self.height_m:.3f} m"
+        pitch = pitch_rad(q.w, q.x, q.y, q.z)
+        return f"{x}   v {twist.linear.x:+.2f} m/s   pitch {pitch:+.3f} rad   {height}"
+
+    def report(self, text: str) -> None:
+        """Leave it to the screen: a log line would be written across it."""
 
 
 @contextmanager

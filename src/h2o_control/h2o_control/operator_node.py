@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -16,6 +18,7 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
+from h2o_control.neighbours import publisher_names
 from h2o_control.node_tools import LATCHED_QOS, STEADY_CLOCK, STREAM_QOS
 
 #: Speed commands are repeated this often; the driver forgets one after 0.2 s.
@@ -34,8 +37,10 @@ class OperatorNode(Node):
     Attributes:
         mode, reason: in command, and the reason of the last change.
         falls, holds: how often a fault stopped the robot, and how often a limit made the driver hold it.
+        odom_at_s: when the robot's state was last heard, monotonic; minus infinity before.
         height_m: of the hips above the axle; NaN before the driver has said it.
-        said: the last answer to a request; `refusal` is the same where it was not granted, else "".
+        said: the last answer to a request, until the mode changes; `refusal` is the same where it was not granted,
+            else "".
     """
 
     def __init__(self, name: str, watch_state: bool = True) -> None:
@@ -47,7 +52,8 @@ class OperatorNode(Node):
         self.falls = 0
         self.holds = 0
         self.odom = Odometry()
-        self.height_m = float("nan")
+        self.odom_at_s = -math.inf
+        self.height_m = math.nan
         self.said = ""
         self.refusal = ""
         self._pending: Future[Any] | None = None
@@ -77,12 +83,13 @@ class OperatorNode(Node):
         mode, _, self.reason = message.data.partition(": ")
         if mode != self.mode:
             self.mode_since_s = time.monotonic()
+            self.said = self.refusal = ""
             self.falls += mode == topics.FAULT
             self.holds += mode == topics.HOLD
         self.mode = mode
 
     def _on_odom(self, message: Odometry) -> None:
-        self.odom = message
+        self.odom, self.odom_at_s = message, time.monotonic()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -136,24 +143,33 @@ class OperatorNode(Node):
         if not client.service_is_ready():
             self.refusal = f"nobody offers {client.srv_name}"
             if now_s - self._created_s > 10.0:
-                self.get_logger().warning(
-                    self.refusal, throttle_duration_sec=5.0, throttle_time_source_type=STEADY_CLOCK
-                )
+                self.report(self.refusal)
             return
         request = Trigger.Request() if on is None else SetBool.Request(data=on)
         self._asked_at_s = now_s
         self._pending = client.call_async(request)
-        self._pending.add_done_callback(self._answered)
+        self._pending.add_done_callback(partial(self._answered, on))
 
-    def _answered(self, future: Future[Any]) -> None:
+    def _answered(self, on: bool | None, future: Future[Any]) -> None:
         answer = future.result()
         self.refusal = self.said = ""
         if answer is None:
             return
-        self.said = answer.message
+        # What was granted before the mode changed, the mode now says better.
+        if answer.success and self._asked_at_s > self.mode_since_s:
+            self.said = answer.message
         if not answer.success:
-            self.refusal = answer.message
+            self.said = self.refusal = answer.message + (self.shadow_hint() if on else "")
             self._retry_at_s = time.monotonic() + RETRY_S
-            self.get_logger().warning(
-                f"refused: {answer.message}", throttle_duration_sec=2.0, throttle_time_source_type=STEADY_CLOCK
-            )
+            self.report(f"refused: {self.refusal}")
+
+    def report(self, text: str) -> None:
+        """Say why a request came to nothing: in the log, unless there is a screen that says it."""
+        self.get_logger().warning(text, throttle_duration_sec=2.0, throttle_time_source_type=STEADY_CLOCK)
+
+    def shadow_hint(self) -> str:
+        """Return what to add where no policy could be given command and all there are watch only; "" where not so."""
+        shadows = publisher_names(self, topics.SHADOW_TORQUE)
+        if not shadows or self.count_publishers(topics.WHEEL_TORQUE):
+            return ""
+        return f" {', '.join(shadows)} only watches, as a shadow: start a policy node without shadow:=true"

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections import deque
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -21,10 +21,12 @@ from std_srvs.srv import Trigger
 
 from h2o_control import topics
 from h2o_control.answering import Answering, ObservationAge
+from h2o_control.clock import stamp_ns
 from h2o_control.contract import FloatArray, Interface, pitch_rad, state_array
-from h2o_control.errors import UserError
+from h2o_control.errors import ConfigError, UserError
 from h2o_control.histogram import Histogram
 from h2o_control.hot_lane import HotLane
+from h2o_control.neighbours import publisher_names
 from h2o_control.node_tools import (
     LATCHED_QOS,
     STEADY_CLOCK,
@@ -70,7 +72,10 @@ class PolicyNode(Node):
         self._lane: HotLane | None = None
         declare(self, PARAMETERS)
         self._shadow: bool = value(self, "shadow")
-        self._answering = Answering(load(value(self, "policy")), value(self, "max_age_s"))
+        file: str = value(self, "policy")
+        if not file:
+            raise ConfigError("which policy? Give an ONNX file, -p policy:=policy.onnx")
+        self._answering = Answering(load(Path(file)), value(self, "max_age_s"))
         self._age = ObservationAge()
         self._played: bool = value(self, "use_sim_time")
         self._interface_hash = ""
@@ -78,9 +83,8 @@ class PolicyNode(Node):
         self._answers = 0
         self._gave_back = 0
         self._last_reason = ""
-        self._ages_s: deque[float] = deque(maxlen=1000)
-        self._answer_times_s: deque[float] = deque(maxlen=1000)
-        self._histograms = {"observation age": Histogram(), "answer time": Histogram()}
+        # Since start, and since the last report.
+        self._timing, self._new_timing = _timing(), _timing()
         self._message = JointState(name=list(topics.WHEELS))
         self._torque = publisher(
             self, JointState, topics.SHADOW_TORQUE if self._shadow else topics.WHEEL_TORQUE, STREAM_QOS
@@ -94,7 +98,7 @@ class PolicyNode(Node):
             self._said = publisher(self, String, topics.POLICY, LATCHED_QOS)
             # A group of its own: observations are not to wait until a swap is answered, nor a second request.
             group = ReentrantCallbackGroup()
-            self.create_service(Trigger, topics.SWAP_POLICY, self._on_swap, callback_group=group)
+            self.create_service(Trigger, f"~/{topics.SWAP}", self._on_swap, callback_group=group)
             self._say_policy()
         subscription(self, String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
         subscription(self, String, topics.MODE, self._on_mode, LATCHED_QOS)
@@ -136,34 +140,31 @@ class PolicyNode(Node):
         q = pose.orientation
         pitch = pitch_rad(q.w, q.x, q.y, q.z)
         state = state_array(pose.position.x, twist.linear.x, pitch, twist.angular.y)
-        stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        observed_ns = stamp_ns(message.header.stamp)
         if self._played:
-            age_s = (self.get_clock().now().nanoseconds - stamp_ns) * 1e-9
+            age_s = (self.get_clock().now().nanoseconds - observed_ns) * 1e-9
         else:
-            age_s = self._age.update(stamp_ns, arrived_s)
+            age_s = self._age.update(observed_ns, arrived_s)
         with self._lock:
-            self._answer(message, state, age_s, arrived_s, stamp_ns)
+            self._answer(message, state, age_s, arrived_s, observed_ns)
 
-    def _answer(self, message: Odometry, state: FloatArray, age_s: float, arrived_s: float, stamp_ns: int) -> None:
+    def _answer(self, message: Odometry, state: FloatArray, age_s: float, arrived_s: float, observed_ns: int) -> None:
         torque, reason = self._answering.answer(state, age_s)
         self._message.header.stamp = message.header.stamp
         self._message.header.frame_id = self._interface_hash
         self._message.effort = [] if torque is None else [torque, torque]
         self._torque.publish(self._message)
-        self._count(stamp_ns, torque, reason)
-        answer_time_s = time.monotonic() - arrived_s
-        self._answer_times_s.append(answer_time_s)
-        self._histograms["answer time"].add(answer_time_s)
+        self._count(observed_ns, torque, reason)
+        self._new_timing["answer time"].add(time.monotonic() - arrived_s)
         if age_s == age_s:
-            self._ages_s.append(age_s)
-            self._histograms["observation age"].add(age_s)
+            self._new_timing["observation age"].add(age_s)
 
-    def _count(self, stamp_ns: int, torque: float | None, reason: str) -> None:
-        self._stamp_ns = stamp_ns
+    def _count(self, observed_ns: int, torque: float | None, reason: str) -> None:
+        self._stamp_ns = observed_ns
         if torque is not None:
             self._answers += 1
             if self._shadow:
-                self._comparison.answered(stamp_ns, torque)
+                self._comparison.answered(observed_ns, torque)
             return
         self._last_reason = reason
         if self._answering.engaged:
@@ -174,15 +175,16 @@ class PolicyNode(Node):
             )
 
     def _on_command(self, message: JointState) -> None:
-        if message.header.frame_id == topics.TORQUE and len(message.effort) == 2:
-            stamp = message.header.stamp
+        # Whoever commands: beside the driver's balance, too, a shadow shows whether it would push the right way.
+        if message.header.frame_id in topics.ARMED and len(message.effort) == 2:
             with self._lock:
-                self._comparison.sent(stamp.sec * 1_000_000_000 + stamp.nanosec, sum(message.effort) / 2)
+                self._comparison.sent(stamp_ns(message.header.stamp), sum(message.effort) / 2)
 
     async def _on_swap(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         """Put the candidate in the policy's place between two observations; answers when that is done or refused."""
         loaded: Future[Policy | UserError] = Future(executor=self.executor)
         try:
+            self._require_own_name()
             interface = self._answering.policy.contract.interface
             self._loader.load(value(self, "candidate"), interface, loaded.set_result)
             policy = await loaded
@@ -205,6 +207,17 @@ class PolicyNode(Node):
         self.get_logger().info(f"swapped: {answer.message}")
         return answer
 
+    def _require_own_name(self) -> None:
+        """Refuse where another policy node has this name: it hears the same request, and one answer is all they get."""
+        name = self.get_fully_qualified_name()
+        alike = publisher_names(self, topics.POLICY).count(name)
+        if alike > 1:
+            raise UserError(
+                f"{alike} policy nodes are named {name}, and this request is for all of them: stop all but one (one "
+                "that was killed counts for 20 s), or start each under a name of its own with -r __node:=NAME and ask "
+                "it by h2o-robot operate swap FILE --node NAME"
+            )
+
     def _describe(self) -> dict[str, object]:
         """What is said on /policy; `after_stamp_ns`: the last observation that was answered by none or another."""
         policy = self._answering.policy
@@ -225,40 +238,44 @@ class PolicyNode(Node):
     def _publish_diagnostics(self) -> None:
         with self._lock:
             answers, self._answers = self._answers, 0
-            ages, times = sorted(self._ages_s), sorted(self._answer_times_s)
-            self._ages_s.clear()
-            self._answer_times_s.clear()
-            compared = self._comparison.summary() if self._shadow else (0, 0.0, 0.0)
+            timing, self._new_timing = self._new_timing, _timing()
+            compared = self._comparison.summary() if self._shadow else None
         policy = self._answering.policy
         values = {
             "policy": str(policy.path),
             "sha256": policy.sha256,
             "task": policy.contract.task.name,
             "rate (Hz)": f"{answers / DIAGNOSTICS_S:.0f}",
-            "observation age, median (ms)": f"{ages[len(ages) // 2] * 1e3:.2f}" if ages else "nan",
-            "observation age, max (ms)": f"{ages[-1] * 1e3:.2f}" if ages else "nan",
-            "answer time, median (ms)": f"{times[len(times) // 2] * 1e3:.2f}" if times else "nan",
-            "answer time, max (ms)": f"{times[-1] * 1e3:.2f}" if times else "nan",
-            "in command": str(self._answering.engaged and not self._shadow),
+            "in command": self._in_command(),
             "given back": str(self._gave_back),
             "last reason": self._last_reason,
         }
-        if self._shadow:
-            pairs, rms, largest = compared
-            values["answers compared with what was sent"] = str(pairs)
-            values["difference from what was sent, rms (Nm)"] = f"{rms:.4f}"
-            values["difference from what was sent, largest (Nm)"] = f"{largest:.4f}"
-        timing = {f"{name} histogram (ms)": h.to_text() for name, h in self._histograms.items()}
+        for name, new in timing.items():
+            self._timing[name].merge(new)
+            values[f"{name}, median (ms)"] = f"{new.percentile(50) * 1e3:.2f}"
+            values[f"{name}, max (ms)"] = f"{new.percentile(100) * 1e3:.2f}"
+        if compared is not None:
+            values["answers compared with what was sent"] = str(compared.pairs)
+            values["same sign as what was sent (% of that torque)"] = f"{compared.same_sign * 100:.0f}"
+            values["difference from what was sent, rms (Nm)"] = f"{compared.rms_nm:.4f}"
+            values["difference from what was sent, largest (Nm)"] = f"{compared.largest_nm:.4f}"
+        histograms = {f"{name} histogram (ms)": h.to_text() for name, h in self._timing.items()}
         name = "policy, shadow" if self._shadow else "policy"
         level = DiagnosticStatus.OK if answers or not self._interface_hash else DiagnosticStatus.WARN
         message = DiagnosticArray(
             status=[
                 self._status(name, level, self._last_reason or "answering", values),
-                self._status(f"{name}: timing", DiagnosticStatus.OK, "since start", timing),
+                self._status(f"{name}: timing", DiagnosticStatus.OK, "since start", histograms),
             ]
         )
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _in_command(self) -> str:
+        if self._shadow or not self._answering.engaged:
+            return "False"
+        offering = self.count_publishers(topics.WHEEL_TORQUE)
+        return "True" if offering == 1 else f"perhaps: one of {offering} that offer torque is"
 
     def _status(self, name: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:
         return DiagnosticStatus(
@@ -268,6 +285,10 @@ class PolicyNode(Node):
             hardware_id=str(self._answering.policy.path),
             values=[KeyValue(key=key, value=text) for key, text in values.items()],
         )
+
+
+def _timing() -> dict[str, Histogram]:
+    return {"observation age": Histogram(), "answer time": Histogram()}
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ ESTOP = "driver/estop"  # Trigger: zero torque, latched until disarm
 TORQUE_MODE = "driver/torque_mode"  # SetBool: true gives command to /wheel_torque, false back to balance
 STAND_UP = "driver/stand_up"  # Trigger: legs to the standing posture
 SIT_DOWN = "driver/sit_down"  # Trigger: legs to the lowest posture
-SWAP_POLICY = "policy/swap"  # Trigger: the policy of parameter `candidate` takes the place of the present one
+SWAP = "swap"  # Trigger, behind the policy node's name: its parameter `candidate` takes the place of its policy
 START_EPISODE = "recorder/start_episode"  # Trigger
 STOP_EPISODE = "recorder/stop_episode"  # Trigger
 
