@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from sensor_msgs.msg import JointState, TimeReference
+from std_msgs.msg import Bool, String
 
 from graph import Nodes, Probe, graph
 from h2o_control import topics
+from h2o_control.clock import stamp_ns
 from h2o_control.histogram import Histogram
-from h2o_control.node_tools import STREAM_QOS
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 from wheel_leg_driver.driver_node import DriverNode
 from wheel_leg_driver.emulator_control import EmulatorControl
 from wheel_leg_driver.robot import load_robot
@@ -57,6 +60,23 @@ def test_driver_on_one_processor_at_real_time_priority_does_not_wait_for_itself(
     probe.arm()
     probe.spin(1.0)
     assert probe.mode == topics.BALANCE, probe.reason
+
+
+def test_each_frames_device_time_and_sequence_go_with_its_stamp(rig: tuple[Nodes, Probe]) -> None:
+    nodes, probe = rig
+    times: list[TimeReference] = []
+    said: list[String] = []
+    probe.node.create_subscription(TimeReference, topics.DEVICE_TIME, times.append, STREAM_QOS)
+    probe.node.create_subscription(String, topics.CONFIGURATION, said.append, LATCHED_QOS)
+    nodes.start_robot(arm_rad=0.15)
+    probe.wait(lambda: len(times) > 400 and bool(said), "frames")
+    device_us = [t.time_ref.sec * 1_000_000 + t.time_ref.nanosec // 1000 for t in times]
+    steps = [int(b.source) - int(a.source) for a, b in pairwise(times)]
+    assert all(b - a == 5000 * n for (a, b), n in zip(pairwise(device_us), steps, strict=True))
+    assert {stamp_ns(j.header.stamp) for j in probe.joints} & {stamp_ns(t.header.stamp) for t in times}
+    used = json.loads(said[0].data)
+    assert (used["robot"]["name"], used["limits"]["arm_rad"]) == ("worn", 0.15)
+    assert used["calibration"]["encoder_signs"] == [1, 1]
 
 
 def test_executed_torque_comes_back_in_joint_states(rig: tuple[Nodes, Probe]) -> None:

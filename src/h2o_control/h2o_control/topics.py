@@ -16,6 +16,9 @@ Topic            type                     content
 /shadow_torque   sensor_msgs/JointState   as /wheel_torque, from a candidate that watches: recorded, never obeyed
 /policy          std_msgs/String          latched: JSON, which policy answers on /wheel_torque (file, hash, task)
 /interface       std_msgs/String          latched: the interface as canonical JSON
+/configuration   std_msgs/String          latched: JSON of robot description, calibration and limits in use
+/device_time     sensor_msgs/TimeReference  device time of the frame that /odom, /imu and /joint_states of the same stamp
+                                          come from; source is the frame's sequence number, ten digits
 /battery         sensor_msgs/BatteryState
 /cmd_vel         geometry_msgs/TwistStamped
 /cmd_height      std_msgs/Float64         height of the hips above the axle to take up, m
@@ -31,6 +34,8 @@ WHEEL_TORQUE = "wheel_torque"
 WHEEL_COMMAND = "wheel_command"
 MODE = "mode"
 INTERFACE = "interface"
+CONFIGURATION = "configuration"
+DEVICE_TIME = "device_time"
 BATTERY = "battery"
 CMD_VEL = "cmd_vel"
 CMD_HEIGHT = "cmd_height"
@@ -51,6 +56,8 @@ TYPES = {
     MODE: "std_msgs/msg/String",
     POLICY: "std_msgs/msg/String",
     INTERFACE: "std_msgs/msg/String",
+    CONFIGURATION: "std_msgs/msg/String",
+    DEVICE_TIME: "sensor_msgs/msg/TimeReference",
     BATTERY: "sensor_msgs/msg/BatteryState",
     CMD_VEL: "geometry_msgs/msg/TwistStamped",
     CMD_HEIGHT: "std_msgs/msg/Float64",
@@ -59,7 +66,7 @@ TYPES = {
 }
 
 #: Topics whose last message a late subscriber must still get.
-LATCHED = (MODE, INTERFACE, POLICY)
+LATCHED = (MODE, INTERFACE, CONFIGURATION, POLICY)
 
 #: Joint names in /joint_states; the wheels come first in /wheel_torque and /wheel_command too.
 WHEELS = ("left_wheel", "right_wheel")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import threading
@@ -18,12 +19,13 @@ from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import BatteryState, Imu, JointState
+from sensor_msgs.msg import BatteryState, Imu, JointState, TimeReference
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from h2o_control import topics
 from h2o_control.clock import ClockMap, WallStamp, stamp_ns
+from h2o_control.config import to_mapping
 from h2o_control.errors import UserError
 from h2o_control.hot_lane import HotLane
 from h2o_control.node_tools import (
@@ -124,10 +126,12 @@ class DriverNode(LifecycleNode):
         self._imu = publisher(self, Imu, topics.IMU, STREAM_QOS)
         self._joints = publisher(self, JointState, topics.JOINT_STATES, STREAM_QOS)
         self._command = publisher(self, JointState, topics.WHEEL_COMMAND, STREAM_QOS)
+        self._device_time = publisher(self, TimeReference, topics.DEVICE_TIME, STREAM_QOS)
         self._battery = publisher(self, BatteryState, topics.BATTERY, STREAM_QOS)
         self._diagnostics = publisher(self, DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
         self._mode = publisher(self, String, topics.MODE, LATCHED_QOS)
         self._interface = publisher(self, String, topics.INTERFACE, LATCHED_QOS)
+        self._configuration = publisher(self, String, topics.CONFIGURATION, LATCHED_QOS)
         subscription(self, TwistStamped, topics.CMD_VEL, self._on_speed, STREAM_QOS)
         subscription(self, Float64, topics.CMD_HEIGHT, self._on_height, STREAM_QOS)
         subscription(self, Bool, topics.ESTOP_TOPIC, self._on_estop, STREAM_QOS)
@@ -153,7 +157,10 @@ class DriverNode(LifecycleNode):
             self._core = self._new_core(load_robot(value(self, "robot")))
         except UserError as error:
             return self._fail(error)
-        self._interface.publish(String(data=self._core.robot.interface.to_json()))
+        core = self._core
+        self._interface.publish(String(data=core.robot.interface.to_json()))
+        used = {"robot": core.robot, "calibration": core.estimator.calibration, "limits": core.limits}
+        self._configuration.publish(String(data=json.dumps(to_mapping(used), sort_keys=True, default=str)))
         return TransitionCallbackReturn.SUCCESS
 
     def _new_core(self, robot: Robot) -> DriverCore:
@@ -379,6 +386,7 @@ class DriverNode(LifecycleNode):
             self._command.publish(messages.fill_command(stamp, sent_nm, tick.mode))
         self._joints.publish(messages.joints)
         self._imu.publish(messages.imu)
+        self._device_time.publish(messages.time)
         if telemetry.sequence % 20 == 0:
             self._battery.publish(messages.battery)
         self._publish_mode()

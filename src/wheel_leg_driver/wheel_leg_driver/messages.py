@@ -7,7 +7,7 @@ import math
 
 from builtin_interfaces.msg import Time
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import BatteryState, Imu, JointState
+from sensor_msgs.msg import BatteryState, Imu, JointState, TimeReference
 
 from h2o_control.topics import LEGS, WHEELS
 from wheel_leg_driver.estimator import Estimate
@@ -25,6 +25,7 @@ class Messages:
         self.imu.header.frame_id = "imu_link"
         self.joints = JointState(name=[*WHEELS, *LEGS])
         self.command = JointState(name=list(WHEELS))
+        self.time = TimeReference()
         self.battery = BatteryState(
             current=math.nan,
             charge=math.nan,
@@ -36,7 +37,7 @@ class Messages:
         )
 
     def fill(self, stamp: Time, raw: Telemetry, telemetry: Telemetry, estimate: Estimate) -> None:
-        """Fill odometry, IMU, joint states and battery from one frame, as it came and as corrected."""
+        """Fill odometry, IMU, joint states, device time and battery from one frame, as it came and as corrected."""
         s = telemetry.sensors
         odom = self.odom
         odom.header.stamp = stamp
@@ -63,6 +64,11 @@ class Messages:
         self.joints.velocity = [*s.wheel_vel_radps, *s.leg_vel_radps]
         # Leg servos hold position and report no torque.
         self.joints.effort = [*telemetry.executed_nm, math.nan, math.nan, math.nan, math.nan]
+        time = self.time
+        time.header.stamp = stamp
+        time.time_ref.sec, microseconds = divmod(raw.device_time_us, 1_000_000)
+        time.time_ref.nanosec = microseconds * 1000
+        time.source = f"{raw.sequence:010d}"
         self.battery.header.stamp = stamp
         self.battery.voltage = s.battery_v
 
