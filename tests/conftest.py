@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real-time tests run again, visibly, where the machine itself stood still for longer than the watchdog's 30 ms."""
     for item in items:
         if item.get_closest_marker("ros"):
-            signs = ["watchdog", "no telemetry", "no fresh torque", "answers to all"]
+            signs = ["watchdog", "no telemetry", "no fresh torque"]
             item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=signs))
 
 
