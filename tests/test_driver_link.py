@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +132,20 @@ def test_loop_allocates_nothing_that_stays() -> None:
     finally:
         tracemalloc.stop()
     assert grown < 20_000, "5000 ticks"
+
+
+def test_a_port_that_cannot_be_opened_is_refused_with_its_reason_once(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    first = link.SerialLink(os.ttyname(slave))
+    try:
+        for port, reason in (
+            (os.ttyname(slave), "Resource temporarily unavailable"),
+            (str(tmp_path), "Is a directory"),
+        ):
+            with pytest.raises(PortError) as caught:
+                link.SerialLink(port)
+            assert str(caught.value).startswith(f"cannot open {port!r}: {reason}. It has to be a serial port")
+    finally:
+        first.close()
+        os.close(master)
+        os.close(slave)

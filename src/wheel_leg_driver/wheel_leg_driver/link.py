@@ -55,7 +55,12 @@ class SerialLink:
             self._serial = serial.Serial(path, self.BAUD, timeout=0, exclusive=True)
             self._file = self._serial.fileno()
         except (serial.SerialException, OSError) as error:
-            raise PortError(f"cannot open {port!r}: {error}. Is another program using it?") from error
+            # pyserial says the reason twice, with the number of the error in front of each.
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise PortError(
+                f"cannot open {port!r}: {reason}. It has to be a serial port, open to you (group dialout), that no other "
+                "program uses"
+            ) from error
         self._reader = FrameReader()
         self.dropped_commands = 0
 
