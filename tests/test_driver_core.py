@@ -88,6 +88,18 @@ def test_arming_is_refused_while_the_body_swings_through_the_upright() -> None:
         rig.core.arm()
 
 
+def test_trim_that_was_found_on_a_stand_is_forgotten_at_the_next_arming() -> None:
+    rig = LockStep("ideal")
+    rig.balance()
+    rig.core._balancer.trim_rad = -0.1
+    rig.core.disarm()
+    rig.seconds(1.5)
+    rig.core.arm()
+    rig.step(3)
+    assert rig.core.mode == "balance"
+    assert abs(rig.core.trim_rad) < 0.01
+
+
 def test_fall_means_zero_torque_until_disarmed_and_armed() -> None:
     rig = LockStep(limits=Limits(fall_rad=0.3))
     rig.balance()

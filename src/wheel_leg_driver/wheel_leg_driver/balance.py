@@ -51,6 +51,11 @@ class Balancer:
         self._v_ref = 0.0
         self.trim_rad = robot.balance.pitch_trim_rad
 
+    def start(self, estimate: Estimate) -> None:
+        """Begin anew, with the trim of the robot's file: what was found on a stand, or held in hand, is no balance."""
+        self.trim_rad = self._robot.balance.pitch_trim_rad
+        self.take_over(estimate)
+
     def take_over(self, estimate: Estimate) -> None:
         """Start from the robot's present place and speed, so that taking command does not jerk; keeps the trim."""
         self._x_ref, self._v_ref = estimate.x_m, estimate.v_mps

@@ -172,7 +172,7 @@ class DriverCore:
             self._arming, self._flags = False, NO_FLAGS
             self.estimator.set_origin()
             self._estimate = self.estimator.update(telemetry)
-            self._balancer.take_over(self._estimate)
+            self._balancer.start(self._estimate)
             self.monitor.start()
             self._noise, self._stopping = 0.0, False
             self._change(BALANCE, f"armed{self._bias_note}")
