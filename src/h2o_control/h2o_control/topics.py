@@ -17,7 +17,7 @@ Topic            type                     content
 /policy          std_msgs/String          latched: JSON, which policy answers on /wheel_torque (file, hash, task)
 /interface       std_msgs/String          latched: the interface as canonical JSON
 /configuration   std_msgs/String          latched: JSON of robot description, calibration and limits in use
-/device_time     sensor_msgs/TimeReference  device time of the frame that /odom, /imu and /joint_states of the same stamp
+/device_time     sensor_msgs/TimeReference  device time of the frame that /odom, /imu, /joint_states of the same stamp
                                           come from; source is the frame's sequence number, ten digits
 /battery         sensor_msgs/BatteryState
 /cmd_vel         geometry_msgs/TwistStamped
