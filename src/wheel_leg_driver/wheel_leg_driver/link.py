@@ -58,8 +58,8 @@ class SerialLink:
             # pyserial says the reason twice, with the number of the error in front of each.
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise PortError(
-                f"cannot open {port!r}: {reason}. It has to be a serial port, open to you (group dialout), that no other "
-                "program uses"
+                f"cannot open {port!r}: {reason}. It has to be a serial port, open to you (group dialout), that no "
+                "other program uses"
             ) from error
         self._reader = FrameReader()
         self.dropped_commands = 0
