@@ -121,7 +121,7 @@ class Operator(OperatorNode):
         answer = self.ask(self.torque_mode, SetBool.Request(data=on), "driver")
         if answer.success or not on:
             return answer.success, answer.message
-        self.wait(lambda: "driver" in self.statuses, REPORT_S)
+        self.wait(lambda: "driver" in self.statuses, FOUND_S)
         # The driver has been there for long enough to have found who publishes; this node may know but half of them.
         if self._driver_value(PUBLISHERS) in ("", "none"):
             self.wait(lambda: bool(self.shadow_hint()), FOUND_S)
@@ -163,14 +163,17 @@ class Operator(OperatorNode):
 
     def _in_command(self, node: str) -> str:
         """Say whether a policy node commands the robot."""
-        if not self.wait(lambda: bool(self.mode), REPORT_S):
+        if not self.wait(lambda: bool(self.mode), FOUND_S):
             return "No driver says whether it is in command"
         if self.mode != topics.TORQUE:
             return f"It is not in command: mode is {self.mode}"
         # Since command was given, the driver counts from whom else torque came; only its next report is fresh.
         self.statuses.pop("driver", None)
-        self.wait(lambda: "driver" in self.statuses, REPORT_S)
-        if any(entry.split(" ")[0] == node for entry in self._driver_value(REFUSED_TORQUE).split(", ")):
+        self.wait(lambda: "driver" in self.statuses, FOUND_S)
+        refused = self._driver_value(REFUSED_TORQUE)
+        if not refused:
+            return "The driver does not say whether it or another node is in command"
+        if any(entry.split(" ")[0] == node for entry in refused.split(", ")):
             return "It is not in command: the driver obeys another node"
         return "It is in command"
 
