@@ -48,7 +48,7 @@ from h2o_control.shadow import Comparison
 PARAMETERS = (
     Parameter("policy", "", "ONNX file written by h2o-robot export"),
     Parameter("shadow", False, "watch only: answer on /shadow_torque and never on /wheel_torque"),
-    Parameter("candidate", "", "ONNX file that policy/swap puts in the policy's place", read_only=False),
+    Parameter("candidate", "", "ONNX file that the service NODE/swap puts in the policy's place", read_only=False),
     # The driver is stricter, in device time; this is for a policy that runs where the driver's clock does not reach.
     Parameter("max_age_s", 0.05, "age of an observation at which an answer is not sent any more, s", 0.001, 1.0),
     *REALTIME_PARAMETERS,
