@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class Episode:
         requested: from /wheel_torque. command: from /wheel_command; both answer the observation of the same stamp.
         mode_changes: from /mode.
         recovered: the file is cut off (its recorder was killed) or damaged; this is what came before.
+        received_ns: int64 [n], when each state was recorded: what was known of a topic without stamps, such as /mode,
+            by then came before it.
+        configuration: JSON of /configuration, "" where there is none.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Episode:
     command: Torques
     mode_changes: tuple[ModeChange, ...]
     recovered: bool
+    received_ns: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    configuration: str = ""
 
     def modes(self, max_age_ns: int = 50_000_000) -> NDArray[np.str_]:
         """Mode in command [n] at each state: of the newest command that answers it or an earlier one, "" where none.
@@ -188,6 +193,8 @@ def _episode(file: StoredFile, label: str) -> Episode:
         command=_torques(by_name[topics.WHEEL_COMMAND]),
         mode_changes=tuple(changes),
         recovered=file.recovered,
+        received_ns=np.array([received_ns for received_ns, _ in by_name[topics.ODOM]], dtype=np.int64)[order],
+        configuration=next((text for _, text in by_name[topics.CONFIGURATION]), ""),
     )
 
 
@@ -227,4 +234,5 @@ _CONVERTERS = {
     topics.WHEEL_COMMAND: _torque_row,
     topics.MODE: lambda m: str(m.data),
     topics.INTERFACE: lambda m: str(m.data),
+    topics.CONFIGURATION: lambda m: str(m.data),
 }
