@@ -68,6 +68,17 @@ def text(data: str) -> bytes:
     return bytes(TYPESTORE.serialize_cdr(message("std_msgs/msg/String", data=data), "std_msgs/msg/String"))
 
 
+def device_time(stamp_ns: int, device_us: int, sequence: int) -> bytes:
+    seconds, microseconds = divmod(device_us, 1_000_000)
+    reference = message(
+        "sensor_msgs/msg/TimeReference",
+        header=header(stamp_ns),
+        time_ref=message("builtin_interfaces/msg/Time", sec=seconds, nanosec=microseconds * 1000),
+        source=f"{sequence:010d}",
+    )
+    return bytes(TYPESTORE.serialize_cdr(reference, "sensor_msgs/msg/TimeReference"))
+
+
 def write_episode(
     writer: BagWriter,
     stamps_ns: Sequence[int],
@@ -77,8 +88,12 @@ def write_episode(
     prefix: str = "/",
     interface: Interface | None = None,
     label: str = "",
+    end: bool = True,
 ) -> None:
-    """Write one episode: state k, command k answering it, and the torque executed over the step that ends at k."""
+    """Write one episode: state k, command k answering it, and the torque executed over the step that ends at k.
+
+    With `end` false it stays open, for more to be written.
+    """
     writer.start_episode(label)
     first = stamps_ns[0] if len(stamps_ns) else START_NS
     if interface is not None:
@@ -96,7 +111,8 @@ def write_episode(
         writer.write(f"{prefix}wheel_command", joint_torques(stamp, (following, following), modes[k]), stamp)
         if modes[k] == topics.TORQUE:
             writer.write(f"{prefix}wheel_torque", joint_torques(stamp, (following, following), "hash"), stamp)
-    writer.end_episode()
+    if end:
+        writer.end_episode()
 
 
 def make_bag(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bag_tools import START_NS, STEP_NS, make_bag, swaying
+from bag_tools import START_NS, STEP_NS, device_time, joint_torques, make_bag, odometry, swaying, text, write_episode
 from disk_tools import small_files
 from h2o_control import topics
 from h2o_control.bag_reader import Episode, Torques, read_bag
+from h2o_control.bag_writer import BagWriter
 from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ContractError, DataError
 from h2o_training.dataset import Dataset
@@ -66,13 +69,13 @@ def test_a_missing_observation_breaks_the_run(tmp_path: Path) -> None:
 
 
 def test_only_armed_modes_count_and_no_change_of_mode(tmp_path: Path) -> None:
-    run = swaying(100)
-    modes = {topics.DISARMED: 10, topics.BALANCE: 30, topics.TORQUE: 40, topics.HOLD: 10, topics.FAULT: 10}
+    run = swaying(150)
+    modes = {topics.DISARMED: 20, topics.BALANCE: 30, topics.TORQUE: 60, topics.HOLD: 20, topics.FAULT: 20}
     run["modes"] = [mode for mode, steps in modes.items() for _ in range(steps)]
     dataset = build(tmp_path, run)
-    assert len(dataset) == 29 + 39 + 9
-    assert np.flatnonzero(dataset.timeouts).tolist() == [28, 67, 76]
-    assert dataset.provenance["bags"][0]["transitions_by_mode"] == {"balance": 29, "torque": 39, "hold": 9}
+    assert len(dataset) == 29 + 59 + 19
+    assert np.flatnonzero(dataset.timeouts).tolist() == [28, 87, 106]
+    assert dataset.provenance["bags"][0]["transitions_by_mode"] == {"balance": 29, "torque": 59, "hold": 19}
 
 
 def test_a_fall_is_terminal_though_it_disarms_and_nothing_follows_it(tmp_path: Path) -> None:
@@ -130,6 +133,140 @@ def test_no_transition_spans_a_gap_whatever_was_lost(
     # Within a run, the next transition begins where the last one ended.
     for index in np.flatnonzero(~t.timeouts & ~t.terminals):
         assert t.rows[index + 1] == t.rows[index] + 1
+
+
+ARMED_OR_NOT = st.sampled_from([topics.BALANCE, topics.BALANCE, topics.TORQUE, topics.HOLD, topics.DISARMED])
+
+
+@st.composite
+def lossy_recordings(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, bytes, int]], bool]:
+    """Modes in truth by frame, and messages (topic, content, when recorded) as an unlucky recorder may have them.
+
+    State k has x = k mm, the torque over the step to k is k mNm, so that content tells what belongs together.
+    """
+    modes = [
+        m
+        for m, n in draw(st.lists(st.tuples(ARMED_OR_NOT, st.integers(1, 25)), min_size=1, max_size=4))
+        for _ in range(n)
+    ]
+    n = len(modes)
+    timed = draw(st.booleans())
+    first = draw(st.sampled_from([0, 2**32 - 7]))
+    # With the device's own time, the host's stamps may stray; without it they are all there is.
+    stray = 0.45 if timed else 0.04
+    stamps = [START_NS + int(STEP_NS * (k + draw(st.floats(-stray, stray)))) for k in range(n)]
+    lost = draw(st.sets(st.integers(0, n - 1), max_size=4))
+    sent = []
+    for k, mode in enumerate(modes):
+        if k == 0 or mode != modes[k - 1]:
+            sent.append((k, "/mode", text(f"{mode}: test")))
+        messages = [("/odom", odometry(stamps[k], (k * 1e-3, 0.0, 0.0, 0.0)))]
+        messages.append(("/joint_states", joint_torques(stamps[k], (k * 1e-3, k * 1e-3))))
+        messages.append(("/wheel_command", joint_torques(stamps[k], (0.0, 0.0), mode)))
+        if timed:
+            messages.append(("/device_time", device_time(stamps[k], 10**6 + 5000 * k, (first + k) % 2**32)))
+        sent += [(k, topic, data) for topic, data in messages if k not in lost]
+    times = draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 0, 2]), min_size=len(sent), max_size=len(sent)))
+    delays = draw(st.lists(st.integers(0, 2 * STEP_NS), min_size=len(sent), max_size=len(sent)))
+    recorded = []
+    for (k, topic, data), count, delay in zip(sent, times, delays, strict=True):
+        # What is latched is never lost, and comes once.
+        recorded += [(topic, data, START_NS + k * STEP_NS + delay)] * (1 if topic == "/mode" else count)
+    return modes, sorted(recorded, key=lambda row: row[2]), timed
+
+
+@given(lossy_recordings())
+@settings(max_examples=60)
+def test_every_transition_of_a_lossy_bag_is_a_step_that_happened(
+    recording: tuple[list[str], list[tuple[str, bytes, int]], bool],
+) -> None:
+    modes, messages, timed = recording
+    names = ("odom", "joint_states", "wheel_command", "device_time", "mode")
+    with tempfile.TemporaryDirectory() as folder:
+        writer = BagWriter(Path(folder) / "b", {f"/{name}": topics.TYPES[name] for name in names})
+        writer.start_episode()
+        for topic, data, recorded_ns in messages:
+            writer.write(topic, data, recorded_ns)
+        writer.close()
+        (episode,) = read_bag(Path(folder) / "b", require=()).episodes
+    t = episode_transitions(episode, Interface(), STAND)
+    true = np.rint(episode.states[:, 0] * 1e3).astype(int)
+    for row, torque_nm, ends in zip(t.rows, t.torque_nm, t.timeouts, strict=True):
+        k = true[row]
+        assert true[row + 1] == k + 1
+        np.testing.assert_allclose(torque_nm, (k + 1) * 1e-3)
+        assert modes[k] == modes[k + 1] != topics.DISARMED
+        assert ends or row + 1 in t.rows
+    if timed:
+        assert (episode.sequence[t.rows] >= 0).all()
+
+
+def timed_run(n: int, sequences: np.ndarray, device_us: np.ndarray, path: Path, jitter_ns: int = 0) -> Dataset:
+    """A bag with /device_time, stamps off by up to `jitter_ns`, built."""
+    run = swaying(n)
+    stray = np.random.default_rng(0).integers(-jitter_ns, jitter_ns + 1, n)
+    run["stamps_ns"] = [int(stamp + s) for stamp, s in zip(run["stamps_ns"], stray, strict=True)]
+    writer = BagWriter(path, {f"/{name}": kind for name, kind in topics.TYPES.items()}, Interface())
+    write_episode(writer, interface=Interface(), end=False, **run)
+    for stamp, us, number in zip(run["stamps_ns"], device_us, sequences, strict=True):
+        writer.write("/device_time", device_time(stamp, int(us), int(number)), stamp)
+    writer.close()
+    return build_dataset([path], STAND)
+
+
+def test_with_device_time_frames_are_told_by_number_and_stamps_may_stray(tmp_path: Path) -> None:
+    k = np.arange(100)
+    assert len(timed_run(100, k, 5000 * k, tmp_path / "a", jitter_ns=2_000_000)) == 99
+    assert len(timed_run(100, k, 5000 * k + 49 * (k % 2), tmp_path / "b")) == 99
+    # A frame that is missing in the count, though the stamps look right; a step of the device's that is 2 % too long.
+    assert len(timed_run(100, k + (k >= 50), 5000 * k, tmp_path / "c")) == 98
+    assert len(timed_run(100, k, 5000 * k + 100 * (k >= 50), tmp_path / "d")) == 98
+    # The microcontroller began anew.
+    assert len(timed_run(100, k % 50, 5000 * (k % 50), tmp_path / "e")) == 98
+
+
+def test_a_robot_armed_anew_between_two_frames_breaks_the_run(tmp_path: Path) -> None:
+    run = swaying(100)
+    writer = BagWriter(tmp_path / "b", {f"/{name}": kind for name, kind in topics.TYPES.items()}, Interface())
+    write_episode(writer, interface=Interface(), end=False, **run)
+    at = run["stamps_ns"][50] + 1_000_000
+    writer.write("/mode", text("disarmed: by request"), at)
+    writer.write("/mode", text("balance: armed"), at + 1_000_000)
+    writer.close()
+    (episode,) = read_bag(tmp_path / "b").episodes
+    t = episode_transitions(episode, Interface(), STAND)
+    assert not {50} & set(t.rows.tolist())
+    assert t.timeouts.sum() == 2 and len(t.rows) > 85
+
+
+def test_a_bag_whose_content_was_seen_before_is_refused_whatever_it_is_called(tmp_path: Path) -> None:
+    run = swaying(40)
+    one = make_bag(tmp_path / "one", [run, swaying(40, 1, START_NS + 10**9)], Interface())
+    shutil.copytree(one, tmp_path / "copy")
+    with pytest.raises(DataError, match=r"bag .*copy is given twice: .* holds the same bytes as .*one_0.mcap"):
+        build_dataset([one, tmp_path / "copy"], STAND)
+    part = {name: values[10:] for name, values in run.items()}
+    cut = make_bag(tmp_path / "cut", [part], Interface())
+    with pytest.raises(DataError, match=r"cut: cut_0.mcap holds 30 of the states of .*one: one_0.mcap"):
+        build_dataset([one, cut], STAND)
+
+
+def test_another_interface_is_refused_naming_the_field_and_both_values(tmp_path: Path) -> None:
+    one = make_bag(tmp_path / "one", [swaying(20)], Interface())
+    other = make_bag(tmp_path / "other", [swaying(20)], Interface(torque_limit_nm=2.0, rate_hz=100.0))
+    with pytest.raises(ContractError, match=r"rate_hz: .*one 200.0, .*other 100.0; torque_limit_nm: .*one 3.0, .*2.0"):
+        build_dataset([one, other], STAND)
+
+
+def test_a_dataset_says_which_robot_it_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = swaying(40)
+    writer = BagWriter(tmp_path / "b", {f"/{name}": kind for name, kind in topics.TYPES.items()}, Interface())
+    write_episode(writer, interface=Interface(), end=False, **run)
+    writer.write("/configuration", text(json.dumps({"robot": {"name": "carpet"}})), run["stamps_ns"][0])
+    writer.close()
+    assert command(["build", str(tmp_path / "b"), "--task", "stand", "-o", str(tmp_path / "d.h5")]) == 0
+    assert Dataset.load(tmp_path / "d.h5").provenance["robots"] == ["carpet"]
+    assert "robot 'carpet'" in capsys.readouterr().out
 
 
 def test_saving_and_loading_gives_the_same_dataset(tmp_path: Path) -> None:
@@ -202,9 +339,6 @@ def test_bags_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bag_without_the_topics_names_what_is_missing_and_what_is_there(tmp_path: Path) -> None:
-    from bag_tools import text
-    from h2o_control.bag_writer import BagWriter
-
     writer = BagWriter(tmp_path / "b", {"/mode": "std_msgs/msg/String"})
     writer.start_episode()
     writer.write("/mode", text("balance"), START_NS)
@@ -219,7 +353,7 @@ def test_a_bag_without_the_topics_names_what_is_missing_and_what_is_there(tmp_pa
 
 
 def test_the_command_builds_a_file_and_prints_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bags = [make_bag(tmp_path / name, [swaying(201)], Interface()) for name in ("one", "two")]
+    bags = [make_bag(tmp_path / str(seed), [swaying(201, seed)], Interface()) for seed in range(2)]
     output = tmp_path / "out" / "real.h5"
     assert command(["build", *map(str, bags), "--task", "stand", "-o", str(output)]) == 0
     printed = capsys.readouterr().out
@@ -229,8 +363,8 @@ def test_the_command_builds_a_file_and_prints_what_is_in_it(tmp_path: Path, caps
 
 
 def test_the_command_takes_a_bag_however_its_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("one", "two"):
-        make_bag(tmp_path / name, [swaying(20)], Interface())
+    for seed, name in enumerate(("one", "two")):
+        make_bag(tmp_path / name, [swaying(20, seed)], Interface())
     monkeypatch.chdir(tmp_path)
     assert command(["build", "one/", "./two", "--task", "stand", "-o", "real.h5"]) == 0
     assert len(Dataset.load("real.h5")) == 38

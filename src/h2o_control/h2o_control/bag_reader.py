@@ -65,6 +65,8 @@ class Episode:
         received_ns: int64 [n], when each state was recorded: what was known of a topic without stamps, such as /mode,
             by then came before it.
         configuration: JSON of /configuration, "" where there is none.
+        device_us, sequence: int64 [n], device time and sequence number of the frame that each state comes from, by
+            equal stamps in /device_time; -1 where it has none.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Episode:
     recovered: bool
     received_ns: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     configuration: str = ""
+    device_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    sequence: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def modes(self, max_age_ns: int = 50_000_000) -> NDArray[np.str_]:
         """Mode in command [n] at each state: of the newest command that answers it or an earlier one, "" where none.
@@ -179,6 +183,7 @@ def _episode(file: StoredFile, label: str) -> Episode:
         by_name[topic.rpartition("/")[2]].append((received_ns, row))
     odom = [row for _, row in by_name[topics.ODOM]]
     stamps, order = np.unique(np.array([row[0] for row in odom], dtype=np.int64), return_index=True)
+    device_us, sequence = _frames(stamps, [row for _, row in by_name[topics.DEVICE_TIME]])
     changes = []
     for received_ns, text in by_name[topics.MODE]:
         mode, _, reason = text.partition(":")
@@ -195,7 +200,17 @@ def _episode(file: StoredFile, label: str) -> Episode:
         recovered=file.recovered,
         received_ns=np.array([received_ns for received_ns, _ in by_name[topics.ODOM]], dtype=np.int64)[order],
         configuration=next((text for _, text in by_name[topics.CONFIGURATION]), ""),
+        device_us=device_us,
+        sequence=sequence,
     )
+
+
+def _frames(stamps: NDArray[np.int64], rows: Sequence[tuple[int, int, int]]) -> tuple[NDArray[np.int64], ...]:
+    """Device time and sequence number [n] of the frames with these stamps, -1 where they are not known."""
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    known, order = np.unique(table[:, 0], return_index=True)
+    found = np.append(table[order], [[-1, -1, -1]], axis=0)[nearest_index(known, stamps, 0)]
+    return found[:, 1], found[:, 2]
 
 
 def _torques(rows: Sequence[tuple[int, Any]]) -> Torques:
@@ -226,12 +241,19 @@ def _torque_row(m: Any) -> tuple[int, float, float, str]:
     return stamp_ns(m.header.stamp), left, right, frame
 
 
+def _time_row(m: Any) -> tuple[int, int, int]:
+    """Stamp in ns, device time in us and sequence number, -1 where another recorder put something else there."""
+    device_us = m.time_ref.sec * 1_000_000 + m.time_ref.nanosec // 1000
+    return stamp_ns(m.header.stamp), device_us, int(m.source) if m.source.isdecimal() else -1
+
+
 #: Topics that become columns; the others stay in the bag for people and tools to look at.
 _CONVERTERS = {
     topics.ODOM: _odom_row,
     topics.JOINT_STATES: _torque_row,
     topics.WHEEL_TORQUE: _torque_row,
     topics.WHEEL_COMMAND: _torque_row,
+    topics.DEVICE_TIME: _time_row,
     topics.MODE: lambda m: str(m.data),
     topics.INTERFACE: lambda m: str(m.data),
     topics.CONFIGURATION: lambda m: str(m.data),

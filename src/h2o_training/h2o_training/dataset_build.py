@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from h2o_control.bag_messages import bag_files
 from h2o_control.bag_reader import Bag, Episode, nearest_index, read_bag
 from h2o_control.contract import FloatArray, Interface, Task
 from h2o_control.errors import ContractError, DataError
@@ -17,8 +21,18 @@ from h2o_control.provenance import files_sha256, now_utc, software
 from h2o_control.topics import ARMED
 from h2o_training.dataset import BoolArray, Dataset
 
-#: Stamps of neighbours may differ from the control step by this share of it.
+#: Stamps of neighbours may differ from the control step by this share of it, where stamps are all there is.
 STEP_TOLERANCE = 0.2
+#: Device times of neighbours may, where they were recorded: the microcontroller's own clock does not jitter.
+DEVICE_TOLERANCE = 0.01
+#: Frames are counted in 32 bits.
+SEQUENCES = 2**32
+#: Between commands further apart than this, the mode in command is not known.
+COMMAND_GAP_NS = 50_000_000
+#: A mode that lasted less than this may have come and gone between two commands.
+SHORT_MODE_NS = 100_000_000
+#: How long a message may be under way to the recorder.
+DELIVERY_NS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -37,10 +51,59 @@ class Transitions:
     timeouts: BoolArray
 
 
+def has_device_time(episode: Episode) -> bool:
+    """Whether the bag holds /device_time: then frames are told by number, and topics join on equal stamps."""
+    return bool((episode.sequence >= 0).any())
+
+
+def one_step(episode: Episode, dt_s: float) -> BoolArray:
+    """Tell for each pair of neighbouring states [n - 1] whether they are one control step apart.
+
+    With device time: consecutive frames, and a device step within 1 % of the control step; a state whose device time
+    was lost has no neighbour. Without it (bags of others): stamps one control step apart, within a fifth of it.
+    """
+    if not has_device_time(episode):
+        near: BoolArray = np.abs(np.diff(episode.stamp_ns) - 1e9 * dt_s) <= STEP_TOLERANCE * 1e9 * dt_s
+        return near
+    known = episode.sequence >= 0
+    consecutive = np.diff(episode.sequence) % SEQUENCES == 1
+    true_step = np.abs(np.diff(episode.device_us) - 1e6 * dt_s) <= DEVICE_TOLERANCE * 1e6 * dt_s
+    result: BoolArray = known[:-1] & known[1:] & consecutive & true_step
+    return result
+
+
+def known_modes(episode: Episode) -> NDArray[np.str_]:
+    """Mode in command [n] at each state: of the command that answers it, or of those before and after where they agree.
+
+    A commander that misses an observation leaves the mode as it is. But where commands of unlike modes, or more than
+    50 ms apart, are the nearest that there are, nobody can tell: "".
+    """
+    stamps, modes = episode.command.stamp_ns, np.append(episode.command.frame_id, "")
+    padded = np.append(stamps, np.iinfo(np.int64).max)
+    before = np.searchsorted(stamps, episode.stamp_ns, side="right") - 1
+    after = np.searchsorted(stamps, episode.stamp_ns, side="left")
+    known = (before >= 0) & (modes[before] == modes[after]) & (padded[after] - padded[before] <= COMMAND_GAP_NS)
+    return np.where(known, modes[before], "")
+
+
+def _mode_held(episode: Episode) -> BoolArray:
+    """Tell of each pair of neighbouring states [n - 1] whether it lies clear of a mode that came and went at once.
+
+    Such a mode may show in no command; and where the robot was disarmed and armed again, x began anew.
+    """
+    # Changes of mode carry no stamp but the time at which they were recorded.
+    recorded = episode.received_ns if len(episode.received_ns) else episode.stamp_ns
+    held = np.ones(max(0, len(recorded) - 1), dtype=np.bool_)
+    for begin, end in itertools.pairwise(episode.mode_changes):
+        if end.mode in ARMED and end.stamp_ns - begin.stamp_ns < SHORT_MODE_NS:
+            held &= (recorded[1:] < begin.stamp_ns - DELIVERY_NS) | (recorded[:-1] > end.stamp_ns + DELIVERY_NS)
+    return held
+
+
 def episode_transitions(episode: Episode, interface: Interface, task: Task) -> Transitions:
     """Find the transitions of one episode.
 
-    A pair of neighbouring states counts where their stamps are one control step apart, the executed torque of that
+    A pair of neighbouring states counts where they are one control step apart (`one_step`), the executed torque of that
     step was reported, and one mode was in command all along; a fall may change the mode, since it disarms the robot.
     States after the fall begin no transition.
     """
@@ -48,17 +111,17 @@ def episode_transitions(episode: Episode, interface: Interface, task: Task) -> T
     none = np.zeros(0, dtype=np.bool_)
     if len(stamps) < 2:
         return Transitions(np.zeros(0, dtype=np.int64), np.zeros((0, 2)), none, none)
-    step_ns = 1e9 * interface.dt_s
-    tolerance_ns = STEP_TOLERANCE * step_ns
-    modes = episode.modes()
+    # Topics of one frame carry one stamp; those of other recorders are near each other.
+    join_ns = 0 if has_device_time(episode) else int(STEP_TOLERANCE * 1e9 * interface.dt_s)
+    modes = known_modes(episode)
     fallen: BoolArray = np.asarray(task.fallen(states))
-    executed = nearest_index(episode.executed.stamp_ns, stamps[1:], int(tolerance_ns))
+    executed = nearest_index(episode.executed.stamp_ns, stamps[1:], join_ns)
     torque = np.append(episode.executed.torque_nm, [[np.nan] * 2], axis=0)[executed]
-    one_step = np.abs(np.diff(stamps) - step_ns) <= tolerance_ns
     commanded = np.isin(modes[:-1], ARMED) & ((modes[:-1] == modes[1:]) | fallen[1:])
     # One value that is not finite makes the sum of the pair and its torque so.
     finite = np.isfinite(states[:-1].sum(axis=1) + states[1:].sum(axis=1) + torque.sum(axis=1))
-    rows = np.flatnonzero(one_step & commanded & finite & ~fallen[:-1])
+    follows = one_step(episode, interface.dt_s) & _mode_held(episode)
+    rows = np.flatnonzero(follows & commanded & finite & ~fallen[:-1])
     terminals = fallen[1:][rows]
     run_ends = np.append((np.diff(rows) != 1) | (modes[rows[1:]] != modes[rows[:-1]]), True)[: len(rows)]
     return Transitions(rows, torque[rows], terminals, run_ends & ~terminals)
@@ -73,16 +136,14 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
         on_bag: called with each bag before it is read.
 
     Raises:
-        DataError: a path is no bag, or given twice, lacks topics, or there is not one transition in all of them.
+        DataError: a path is no bag, holds what another one holds, lacks topics, or there is not one transition in all.
         ContractError: bags of different interfaces.
     """
+    require_distinct(list(map(Path, paths)))
     states, next_states, torques, terminals, timeouts, sources = [], [], [], [], [], []
     interface: Interface | None = None
-    seen: set[Path] = set()
-    for path in map(Path, paths):
-        if path.resolve() in seen:
-            raise DataError(f"bag {path} is given twice; each bag counts once")
-        seen.add(path.resolve())
+    first: Path | None = None
+    seen: list[tuple[str, Episode]] = []
     for path in map(Path, paths):
         if on_bag:
             on_bag(path)
@@ -90,12 +151,13 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
         found = bag.require_interface()
         if interface is not None and found.hash != interface.hash:
             raise ContractError(
-                f"bag {path} is from a robot with interface {found.hash}, the bags before it from {interface.hash}; "
-                "build one dataset for each"
+                f"bag {path} is from a robot with another interface than {first}: "
+                f"{interface.differences(found, str(first), str(path))}; build one dataset for each"
             )
-        interface = found
+        interface, first = found, first or path
         counts = dict.fromkeys(ARMED, 0)
         for episode in bag.episodes:
+            _require_new(f"{path}: {episode.name}", episode, seen)
             t = episode_transitions(episode, interface, task)
             states.append(episode.states[t.rows])
             next_states.append(episode.states[t.rows + 1])
@@ -110,7 +172,8 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
             f"no transitions in {', '.join(map(str, paths))}: nowhere were two states one control step apart while "
             f"the robot was in {' or '.join(ARMED)} mode; arm the robot while recording"
         )
-    provenance = {"kind": "bags", "bags": sources, "created": now_utc(), "software": software()}
+    robots = sorted({name for source in sources for name in source["robots"]})
+    provenance = {"kind": "bags", "bags": sources, "robots": robots, "created": now_utc(), "software": software()}
     return Dataset.from_states(
         np.concatenate(states),
         np.concatenate(next_states),
@@ -123,10 +186,56 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
     )
 
 
+def require_distinct(paths: Sequence[Path]) -> None:
+    """Raise DataError where a file of one bag holds the same bytes as one of another, whatever they are called."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        for file in bag_files(path)[0]:
+            digest = files_sha256([file])
+            if digest in seen:
+                raise DataError(
+                    f"bag {path} is given twice: {file} holds the same bytes as {seen[digest]} "
+                    f"(sha256 {digest[:12]}…); each recording counts once, leave one of them out"
+                )
+            seen[digest] = file
+
+
+def shared_states(one: Episode, other: Episode) -> int:
+    """Count states that two episodes share, stamp and values: one was cut, merged or repaired out of the other."""
+    if not len(one.stamp_ns) or not len(other.stamp_ns):
+        return 0
+    if one.stamp_ns[-1] < other.stamp_ns[0] or other.stamp_ns[-1] < one.stamp_ns[0]:
+        return 0
+    _, i, j = np.intersect1d(one.stamp_ns, other.stamp_ns, assume_unique=True, return_indices=True)
+    return int((one.states[i] == other.states[j]).all(axis=1).sum())
+
+
+def _require_new(name: str, episode: Episode, seen: list[tuple[str, Episode]]) -> None:
+    for other_name, other in seen:
+        if count := shared_states(episode, other):
+            raise DataError(
+                f"{name} holds {count} of the states of {other_name}: it was cut, merged or repaired out of the same "
+                "recording, which counts once; leave one of them out"
+            )
+    seen.append((name, episode))
+
+
+def robot_names(bag: Bag) -> list[str]:
+    """Names of the robots that /configuration tells of, sorted; none in a bag of another recorder."""
+    names = set()
+    for episode in bag.episodes:
+        try:
+            names.add(str(json.loads(episode.configuration)["robot"]["name"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return sorted(names)
+
+
 def _source(bag: Bag, transitions_by_mode: dict[str, int]) -> dict[str, Any]:
     return {
         "name": bag.path.name,
-        "sha256": files_sha256(bag.files),
+        "sha256": files_sha256(bag_files(bag.path)[0]),
+        "robots": robot_names(bag),
         "episodes": len(bag.episodes),
         "recovered": [e.name for e in bag.episodes if e.recovered],
         "transitions_by_mode": transitions_by_mode,

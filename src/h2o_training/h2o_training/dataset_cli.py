@@ -26,8 +26,10 @@ from wheel_leg_driver.robot import load_robot
 def dataset_line(dataset: Dataset) -> str:
     """Size of a dataset on one line."""
     falls, episodes = int(dataset.terminals.sum()), dataset.episode_count
+    robots = dataset.provenance.get("robots", [])
+    whose = f"robot {' and '.join(map(repr, robots))}: " if robots else ""
     return (
-        f"{len(dataset)} transitions, {dataset.duration_s:.1f} s, "
+        f"{whose}{len(dataset)} transitions, {dataset.duration_s:.1f} s, "
         f"{episodes} episode{'' if episodes == 1 else 's'}, {falls} fall{'' if falls == 1 else 's'}"
     )
 
