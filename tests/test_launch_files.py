@@ -46,7 +46,7 @@ def test_keys_and_types_are_those_that_every_distribution_parses(path: Path) -> 
         ((kind, values),) = entry.items()
         assert set(values) <= EVERYWHERE[kind]
         assert all(isinstance(value, str) for key, value in values.items() if key != "param")
-        assert all(set(p) <= {"name", "value", "type"} for p in values.get("param", []))
+        assert all(set(p) <= {"name", "value", "type"} or set(p) == {"from"} for p in values.get("param", []))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

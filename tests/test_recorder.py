@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,26 +25,27 @@ NAMES = {name: f"/robot1/{name}" for name in topics.TYPES}
 
 
 def recorder(tmp_path: Path, auto_start: bool = False) -> Recorder:
-    return Recorder(tmp_path / "b", NAMES, auto_start, "test", lambda line: None)
+    types = {full: topics.TYPES[name] for name, full in NAMES.items()}
+    return Recorder(BagWriter(tmp_path / "b", types), NAMES, auto_start, lambda line: None)
 
 
 def everything(_: str) -> bool:
     return True
 
 
-def drive(r: Recorder, first: int, last: int, mode: str = topics.BALANCE) -> None:
+def drive(r: Recorder, first: int, last: int, mode: str = topics.BALANCE, pitch: float = 0.0) -> None:
     """Feed steps first..last as the driver would, ticking every 100 ms."""
     for k in range(first, last):
         stamp = START_NS + k * STEP_NS
         if k % 20 == 0:
             r.tick(stamp, everything)
-        r.take(topics.ODOM, odometry(stamp, (0.001 * k, 0, 0, 0)), stamp)
+        r.take(topics.ODOM, odometry(stamp, (0.001 * k, 0, pitch, 0)), stamp)
         r.take(topics.JOINT_STATES, joint_torques(stamp, (0.1, 0.1)), stamp)
         r.take(topics.WHEEL_COMMAND, joint_torques(stamp, (0.1, 0.1), mode), stamp)
 
 
-def latch(r: Recorder, mode: str, k: int) -> None:
-    r.take(topics.MODE, text(f"{mode}: because"), START_NS + k * STEP_NS)
+def latch(r: Recorder, mode: str, k: int, reason: str = "because") -> None:
+    r.take(topics.MODE, text(f"{mode}: {reason}"), START_NS + k * STEP_NS)
 
 
 def test_every_episode_begins_with_the_latched_messages(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_every_episode_begins_with_the_latched_messages(tmp_path: Path) -> None:
     bag = read_bag(tmp_path / "b")
     assert bag.interface == Interface()
     assert [len(e.stamp_ns) for e in bag.episodes] == [50, 50]
-    assert [e.label for e in bag.episodes] == ["test", "test"]
+    assert [e.label for e in bag.episodes] == ["", ""]
     for episode in bag.episodes:
         assert [(c.mode, c.reason) for c in episode.mode_changes] == [("balance", "because")]
     alone = read_bag(tmp_path / "b" / "b_1.mcap")
@@ -102,7 +104,7 @@ def test_after_a_stop_by_hand_it_waits_for_the_next_arming(tmp_path: Path) -> No
 
 def test_it_says_which_essential_topics_are_lacking(tmp_path: Path) -> None:
     r = recorder(tmp_path)
-    assert r.lacking(lambda topic: topic != "/robot1/odom") == ["/robot1/odom", "/robot1/mode", "/robot1/interface"]
+    assert r.lacking(lambda name: name != topics.ODOM) == ["/robot1/odom", "/robot1/mode", "/robot1/interface"]
     latch(r, topics.DISARMED, 0)
     r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
     assert r.lacking(everything) == []
@@ -181,7 +183,7 @@ def publish() -> None:
 @pytest.mark.ros
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_node_records_a_driver_and_leaves_a_complete_bag_on_a_signal(tmp_path: Path, stop: signal.Signals) -> None:
-    node = start_node(tmp_path, "bag:=out/run", "auto_start:=true", "label:=carpet")
+    node = start_node(tmp_path, "bag:=out/run", "auto_start:=true", "note:=carpet")
     try:
         publish()
         node.send_signal(stop)
@@ -193,7 +195,10 @@ def test_the_node_records_a_driver_and_leaves_a_complete_bag_on_a_signal(tmp_pat
     bag = read_bag(tmp_path / "out" / "run")
     (episode,) = bag.episodes
     assert not episode.recovered
-    assert episode.label == "carpet"
+    (row,) = json.loads(bag.custom_data["h2o.episodes"])
+    assert row["note"] == "carpet"
+    assert row["received"]["/odom"] == 400
+    assert row["lost"]["/odom"] == 0
     assert bag.interface == Interface()
     assert len(episode.stamp_ns) == len(episode.executed.stamp_ns) == len(episode.command.stamp_ns) == 400
     assert set(episode.modes()) == {"balance"}
@@ -219,9 +224,8 @@ def test_the_node_refuses_wrong_parameters_with_exit_status_2(
 
 
 def test_a_bag_in_which_nothing_was_recorded_leaves_its_name_free(tmp_path: Path) -> None:
-    names = {name: f"/{name}" for name in topics.TYPES}
-    Recorder(tmp_path / "bag", names, auto_start=True, label="", log=print).close()
-    assert not (tmp_path / "bag").exists()
+    recorder(tmp_path, auto_start=True).close()
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_disk_that_is_full_is_found_before_anything_moves(tmp_path: Path) -> None:

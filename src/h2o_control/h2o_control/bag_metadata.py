@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,24 @@ from h2o_control import topics
 from h2o_control.atomic_file import write_atomically
 from h2o_control.contract import Interface
 
+LABEL_SUCCESS, LABEL_FALL = "success", "fall"
 #: The standard messages are the same in all supported distributions.
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
 
 @dataclass
 class EpisodeInfo:
-    """One file of the bag; times are receive stamps in ns, all zero while no message has come."""
+    """One file of the bag; times are receive stamps in ns, all zero while no message has come.
+
+    Attributes:
+        index: its number in the bag; the number of a discarded episode is not given again.
+        label: LABEL_SUCCESS, LABEL_FALL, or what another program calls it; empty where nobody said.
+        note: free text.
+        end_reason: empty while it runs.
+        counts: messages in the file, by topic.
+        lost: messages that were sent and did not arrive, by topic; topics whose messages carry no numbers are left out.
+        frames_missing: frames that the robot sent and the driver did not get, by the device's own numbers.
+    """
 
     index: int
     file: str
@@ -34,11 +46,33 @@ class EpisodeInfo:
     end_reason: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     readable: bool = False
+    note: str = ""
+    lost: dict[str, int] = field(default_factory=dict)
+    frames_missing: int = 0
 
     @property
     def message_count(self) -> int:
         """Messages of all topics."""
         return sum(self.counts.values())
+
+    def snapshot(self) -> EpisodeInfo:
+        """Return a copy that later messages do not change."""
+        return dataclasses.replace(self, counts=dict(self.counts), lost=dict(self.lost))
+
+    def row(self) -> dict[str, Any]:
+        """What custom data says of it; what was received and lost once it has ended."""
+        row: dict[str, Any] = {
+            "file": self.file,
+            "label": self.label,
+            "note": self.note,
+            "recorded_at": self.recorded_at,
+            "end_reason": self.end_reason,
+        }
+        if self.end_reason:
+            row["received"] = {topic: count for topic, count in self.counts.items() if count}
+            row["lost"] = dict(self.lost)
+            row["frames_missing"] = self.frames_missing
+        return row
 
 
 def qos_profile(topic: str) -> dict[str, Any]:
@@ -62,9 +96,7 @@ def custom_data(
     labels: Mapping[str, str], software: Mapping[str, str], interface: Interface | None, episodes: Sequence[EpisodeInfo]
 ) -> dict[str, str]:
     """Key-value pairs for metadata.yaml and the MCAP metadata record `h2o`; values are text, structures are JSON."""
-    rows = [
-        {"file": e.file, "label": e.label, "recorded_at": e.recorded_at, "end_reason": e.end_reason} for e in episodes
-    ]
+    rows = [episode.row() for episode in episodes]
     data = {**labels, "h2o.software": json.dumps(dict(software)), "h2o.episodes": json.dumps(rows)}
     if interface is not None:
         data.update({"h2o.interface": interface.to_json(), "h2o.interface_hash": interface.hash})

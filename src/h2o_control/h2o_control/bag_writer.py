@@ -10,52 +10,64 @@ progress.
 from __future__ import annotations
 
 import contextlib
-import copy
+import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
-from mcap.data_stream import RecordBuilder
-from mcap.records import DataEnd, Footer
-from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
+from mcap.writer import CompressionType, Writer
 
+from h2o_control import bag_lock
 from h2o_control.bag_metadata import TYPESTORE, EpisodeInfo, bag_information, custom_data, qos_profile, write_metadata
 from h2o_control.contract import Interface
-from h2o_control.errors import DataError, UserError
+from h2o_control.disk import Disk, sync_folder
+from h2o_control.episode_file import ChunkBuffer, EpisodeFile
+from h2o_control.errors import ConfigError, DataError, UserError, nearest
 from h2o_control.provenance import now_utc, software
 
 CHUNK_BYTES = 96 * 1024
 CHUNK_TIME_NS = 200_000_000
 #: An episode ends while this much of the disk is still free, so that its index and metadata.yaml can be written.
 RESERVE_BYTES = 32 * 1024 * 1024
+#: A disk that is this far behind has stalled: the episode ends before the memory is full.
+BACKLOG_BYTES = 64 * 1024 * 1024
+COMPRESSION = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
+#: MCAP keeps 32 bits of a publisher's number.
+_SEQUENCE_MASK = 0xFFFFFFFF
 
 
 class BagWriteError(UserError):
     """The bag cannot be written any further; what was written before is complete and readable."""
 
 
-class _File:
-    """Unbuffered output that writes all or raises; `mcap` would put a buffer in front of a raw file."""
+@dataclass(frozen=True)
+class BagSettings:
+    """How a bag is written.
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self.position = 0
+    Attributes:
+        compression: of the chunks, a key of COMPRESSION.
+        chunk_bytes, chunk_time_ns: a chunk is closed at whichever comes first, by the stamps of its messages.
+        reserve_bytes: an episode ends while this much of the disk is still free.
+        fsync: every chunk is on the disk before the next one is written, and so are the names of new files: a power cut
+            then costs no more than a crash.
+        background: write in a thread; errors of the disk are then raised by a later call.
 
-    def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        while view:
-            written = os.write(self.fd, view)
-            self.position += written
-            view = view[written:]
-        return len(data)
+    Raises:
+        ConfigError: a compression that is not known.
+    """
 
-    def tell(self) -> int:
-        return self.position
+    compression: str = "zstd"
+    chunk_bytes: int = CHUNK_BYTES
+    chunk_time_ns: int = CHUNK_TIME_NS
+    reserve_bytes: int = RESERVE_BYTES
+    fsync: bool = False
+    background: bool = False
 
-    def flush(self) -> None:
-        """Nothing is held back."""
+    def __post_init__(self) -> None:
+        if self.compression not in COMPRESSION:
+            raise ConfigError(f"compression is {self.compression!r}.{nearest(self.compression, COMPRESSION)}")
 
 
 class BagWriter:
@@ -67,6 +79,7 @@ class BagWriter:
         interface: the robot's interface, where known; stored in metadata.yaml and in each file.
         labels: further key-value pairs for custom_data, e.g. robot and operator.
         free_bytes: free space at a path; tests replace it.
+        settings: see there.
 
     Raises:
         DataError: the directory exists, cannot be created, or a type is not known.
@@ -79,60 +92,80 @@ class BagWriter:
         interface: Interface | None = None,
         labels: Mapping[str, str] | None = None,
         free_bytes: Callable[[Path], int] | None = None,
+        settings: BagSettings | None = None,
     ) -> None:
         self.path = Path(path)
+        self.settings = settings or BagSettings()
         self.topic_types = dict(topic_types)
         for topic, kind in self.topic_types.items():
             if kind not in TYPESTORE.fielddefs:
                 raise DataError(f"cannot record {topic}: message type {kind!r} is not a standard one")
-        try:
-            self.path.mkdir(parents=True)
-            write_metadata(self.path, bag_information(self.topic_types, [], {}))
-        except FileExistsError:
-            raise DataError(f"{path} exists already and is not overwritten; give another name for the bag") from None
-        except OSError as error:
-            raise DataError(f"cannot create the bag {path}: {error.strerror}") from error
+        self._schemas = {kind: _schema(kind) for kind in self.topic_types.values()}
         self.interface = interface
         self.labels = dict(labels or {})
         self.software = software()
         self.episodes: list[EpisodeInfo] = []
         self.episode: EpisodeInfo | None = None
+        #: The running episode, else the one before; None where that was discarded or none has been started.
+        self.latest: EpisodeInfo | None = None
+        self._started = 0
         self._free_bytes = free_bytes or _free_bytes
+        self._metadata_error: OSError | None = None
+        try:
+            self.path.mkdir(parents=True)
+            self._lock = bag_lock.hold(self.path)
+            write_metadata(self.path, bag_information(self.topic_types, [], {}))
+            if self.settings.fsync:
+                sync_folder(self.path)
+                sync_folder(self.path.parent)
+        except FileExistsError:
+            raise DataError(f"{path} exists already and is not overwritten; give another name for the bag") from None
+        except OSError as error:
+            raise DataError(f"cannot create the bag {path}: {error.strerror}") from error
+        self._disk = Disk(self.settings.background)
         try:
             self._check_space()
         except BagWriteError:
             self.close()
             raise
 
-    def start_episode(self, label: str = "") -> EpisodeInfo:
-        """Open the next file `<bag>_<k>.mcap`; a running episode is ended first."""
+    @property
+    def free_bytes(self) -> int:
+        """Free space where the bag is written."""
+        return self._free_bytes(self.path)
+
+    def start_episode(self, label: str = "", note: str = "") -> EpisodeInfo:
+        """Open the next file `<bag>_<k>.mcap`; a running episode is ended first.
+
+        Raises:
+            BagWriteError: the file cannot be made, or the disk is full.
+        """
         if self.episode is not None:
             self.end_episode("next episode")
-        index = len(self.episodes)
-        episode = EpisodeInfo(index, f"{self.path.name}_{index}.mcap", label, now_utc())
+        episode = EpisodeInfo(self._started, f"{self.path.name}_{self._started}.mcap", label, now_utc(), note=note)
         self._check_space()
         try:
-            self._file = _File(self.path / episode.file)
+            self._file = EpisodeFile(self.path / episode.file, self.settings.fsync)
         except OSError as error:
             raise BagWriteError(f"cannot create {self.path / episode.file}: {error.strerror}") from error
-        self._mcap = Writer(self._file, chunk_size=1 << 30, compression=CompressionType.ZSTD)
+        self._started += 1
+        self._buffer = ChunkBuffer()
+        # `flush` closes the chunks; mcap by itself knows their size only.
+        compression = COMPRESSION[self.settings.compression]
+        self._mcap = Writer(self._buffer, chunk_size=1 << 30, compression=compression)
         self._channels: dict[str, int] = {}
         self._pending_bytes = 0
         self._chunk_start_ns = 0
-        self.episode = episode
-        self._mark_good()
-        try:
-            self._mcap.start(profile="ros2", library="h2o_control")
-            self._mcap.add_metadata("h2o", self._custom_data())
-            self._register_channels()
-            self._mark_good()
-            self._write_metadata()
-        except OSError as error:
-            self._give_up(error)
+        self.episode = self.latest = episode
+        self._mcap.start(profile="ros2", library="h2o_control")
+        self._mcap.add_metadata("h2o", self._custom_data([*self.episodes, episode]))
+        self._register_channels()
+        self._hand_over()
+        self._write_metadata()
         return episode
 
-    def write(self, topic: str, data: bytes, stamp_ns: int) -> None:
-        """Append one serialized message (CDR) received at `stamp_ns`.
+    def write(self, topic: str, data: bytes, stamp_ns: int, sequence: int = 0) -> None:
+        """Append one serialized message (CDR) received at `stamp_ns`; `sequence` is its publisher's number for it.
 
         Raises:
             BagWriteError: disk full or another write error; the episode has been ended and is readable.
@@ -142,32 +175,44 @@ class BagWriter:
             raise DataError("no episode is being recorded: call start_episode first")
         if topic not in self._channels:
             raise DataError(f"topic {topic} was not declared when the bag was made")
-        if episode.message_count == 0:
-            episode.start_ns = stamp_ns
         if self._pending_bytes == 0:
             self._chunk_start_ns = stamp_ns
-        self._mcap.add_message(self._channels[topic], stamp_ns, data, publish_time=stamp_ns)
+            if episode.message_count == 0:
+                episode.start_ns = stamp_ns
+        channel = self._channels[topic]
+        self._mcap.add_message(channel, stamp_ns, data, publish_time=stamp_ns, sequence=sequence & _SEQUENCE_MASK)
         episode.counts[topic] += 1
         episode.start_ns = min(episode.start_ns, stamp_ns)
         episode.end_ns = max(episode.end_ns, stamp_ns)
         self._pending_bytes += len(data) + 31  # record header and message header
-        if self._pending_bytes >= CHUNK_BYTES or stamp_ns - self._chunk_start_ns >= CHUNK_TIME_NS:
+        settings = self.settings
+        if self._pending_bytes >= settings.chunk_bytes or stamp_ns - self._chunk_start_ns >= settings.chunk_time_ns:
             self.flush()
 
     def flush(self) -> None:
-        """Close the chunk in progress and hand it to the operating system; call at least every 0.2 s."""
+        """Close the chunk in progress and hand it to the disk; call at least every 0.2 s.
+
+        Raises:
+            BagWriteError: as `write`; also where the disk refused something since the last call.
+        """
+        self._check_disk()
         if self.episode is None or self._pending_bytes == 0:
             return
         try:
             self._check_space()
-            self._mcap.flush()
         except BagWriteError:
             self.end_episode("disk full")
             raise
-        except OSError as error:
-            self._give_up(error)
+        behind = self._disk.waiting_bytes
+        if behind > BACKLOG_BYTES:
+            self.end_episode("disk stalled")
+            raise BagWriteError(
+                f"the disk is {behind / 2**20:.0f} MiB behind with {self.path}: the episode ends; look at the disk, "
+                "then start another one"
+            )
+        self._mcap.flush()
         self._pending_bytes = 0
-        self._mark_good()
+        self._hand_over()
 
     def end_episode(self, reason: str = "stopped") -> EpisodeInfo | None:
         """Write the file's index, then metadata.yaml; returns the finished episode, None where none was running."""
@@ -175,23 +220,68 @@ class BagWriter:
         if episode is None:
             return None
         episode.end_reason = reason
-        try:
-            self._mcap.finish()
-            os.fsync(self._file.fd)
-        except OSError as error:
-            self._give_up(error)
-        episode.readable = True
+        self._mcap.flush()
+        # Beside the one at the beginning: what only the end knows.
+        self._mcap.add_metadata("h2o.episode", {key: _text(value) for key, value in episode.row().items()})
+        self._mcap.finish()
+        file, data = self._file, self._buffer.take()
+        self._disk.do(lambda: file.finish(data, episode), len(data))
         self._close(episode)
+        # In the background the disk has its say later.
+        self._check_disk()
+        return episode
+
+    def describe(self, label: str | None = None, note: str | None = None) -> EpisodeInfo:
+        """Label the running episode, or else the one before, or give it a note; its file stays as it is.
+
+        Raises:
+            DataError: there is no such episode, or it was discarded.
+        """
+        episode = self._latest("label")
+        episode.label = episode.label if label is None else label
+        episode.note = episode.note if note is None else note
+        self._write_metadata()
+        return episode
+
+    def discard_episode(self) -> EpisodeInfo:
+        """Delete the running episode, or else the one before; no number is given twice.
+
+        Raises:
+            DataError: there is no such episode, or it was discarded already.
+        """
+        episode, file = self._latest("discard"), self._file
+        if self.episode is episode:
+            self.episode = None
+            self._disk.do(file.abandon)
+        else:
+            self.episodes.remove(episode)
+        self.latest = None
+        # First metadata.yaml, then the file: killed in between, the bag has an episode too many, and none that is gone.
+        self._write_metadata()
+        self._disk.do(lambda: self._delete(self.path / episode.file))
+        self._check_disk()
         return episode
 
     def close(self) -> None:
-        """End a running episode; the bag is complete afterwards, and gone where it holds no episode."""
-        self.end_episode("closed")
-        if not self.episodes:
-            # The name is free again for the next try.
-            with contextlib.suppress(OSError):
-                (self.path / "metadata.yaml").unlink(missing_ok=True)
-                self.path.rmdir()
+        """End a running episode; the bag is complete afterwards, and gone where it holds no episode.
+
+        Raises:
+            BagWriteError: the last of it could not be written.
+        """
+        try:
+            self.end_episode("closed")
+            self._disk.wait()
+            self._check_disk()
+        finally:
+            self._disk.close()
+            if not self.episodes:
+                # The name is free again for the next try.
+                with contextlib.suppress(OSError):
+                    (self.path / "metadata.yaml").unlink(missing_ok=True)
+                    self.path.rmdir()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def set_interface(self, interface: Interface) -> None:
         """Store the robot's interface once it is known; a robot that changes it needs a bag of its own."""
@@ -199,68 +289,95 @@ class BagWriter:
             raise DataError(f"the interface changed from {self.interface.hash} to {interface.hash}: start another bag")
         self.interface = interface
 
-    def _mark_good(self) -> None:
-        """Remember where the file is whole and what is in it by then: what is left when a later write fails."""
-        self._good_end = self._file.position
-        self._good = copy.deepcopy(self.episode)
+    def _latest(self, what: str) -> EpisodeInfo:
+        if self.latest is None and self._started:
+            raise DataError(f"episode {self._started - 1} was discarded: there is none to {what} before the next one")
+        if self.latest is None:
+            raise DataError(f"no episode has been recorded yet: there is none to {what}")
+        return self.latest
+
+    def _hand_over(self) -> None:
+        """Give the disk what has been written since, together with what is in the file by then."""
+        assert self.episode is not None
+        file, data, so_far = self._file, self._buffer.take(), self.episode.snapshot()
+        self._disk.do(lambda: file.append(data, so_far), len(data))
+        self._check_disk()
+
+    def _check_disk(self) -> None:
+        """Raise what the disk has refused, once, and end the episode that it concerns."""
+        episode = self.latest
+        if episode is not None and self._file.error is not None and not self._file.reported:
+            error = self._file.error
+            self._file.reported = True
+            if self.episode is not None:
+                self._file.settle(episode)
+                self._close(episode)
+            raise BagWriteError(
+                f"cannot write {self.path / episode.file}: {error.strerror}; the {episode.message_count} messages "
+                "before are kept"
+            ) from error
+        if self._metadata_error is not None:
+            error, self._metadata_error = self._metadata_error, None
+            raise BagWriteError(f"cannot write {self.path / 'metadata.yaml'}: {error.strerror}") from error
 
     def _check_space(self) -> None:
-        free = self._free_bytes(self.path)
-        if free < RESERVE_BYTES:
+        free, reserve = self.free_bytes, self.settings.reserve_bytes
+        if free < reserve:
             raise BagWriteError(
-                f"disk full: {free / 2**20:.0f} MiB left where {self.path} is written, {RESERVE_BYTES / 2**20:.0f} MiB "
+                f"disk full: {free / 2**20:.0f} MiB left where {self.path} is written, {reserve / 2**20:.0f} MiB "
                 "are kept for the index; free some space and start another episode"
             )
 
-    def _give_up(self, error: OSError) -> NoReturn:
-        """Cut the file behind its last complete chunk and close it without an index; readers then scan it."""
-        self.episode = episode = self._good
-        assert episode is not None
-        os.ftruncate(self._file.fd, self._good_end)
-        os.lseek(self._file.fd, self._good_end, os.SEEK_SET)
-        tail = RecordBuilder()
-        DataEnd(0).write(tail)
-        Footer(summary_start=0, summary_offset_start=0, summary_crc=0).write(tail)
-        episode.end_reason = f"write error: {error.strerror}"
-        try:
-            self._file.write(tail.end() + MCAP0_MAGIC)
-            episode.readable = True
-        except OSError:
-            episode.end_reason += ", file without footer"
-        self._close(episode)
-        raise BagWriteError(
-            f"cannot write {self.path / episode.file}: {error.strerror}; the {episode.message_count} messages "
-            "before are kept"
-        ) from error
-
     def _close(self, episode: EpisodeInfo) -> None:
-        os.close(self._file.fd)
         self.episode = None
         self.episodes.append(episode)
-        try:
-            self._write_metadata()
-        except OSError as error:
-            raise BagWriteError(f"cannot write {self.path / 'metadata.yaml'}: {error.strerror}") from error
+        self._write_metadata()
 
     def _register_channels(self) -> None:
-        schemas: dict[str, int] = {}
         assert self.episode is not None
+        numbers: dict[str, int] = {}
         for topic, kind in self.topic_types.items():
-            if kind not in schemas:
-                text, _ = TYPESTORE.generate_msgdef(kind, ros_version=2)
-                schemas[kind] = self._mcap.register_schema(kind, "ros2msg", text.encode())
+            text, digest = self._schemas[kind]
+            if kind not in numbers:
+                numbers[kind] = self._mcap.register_schema(kind, "ros2msg", text)
             qos = yaml.safe_dump([qos_profile(topic)], sort_keys=False)
-            meta = {"offered_qos_profiles": qos, "topic_type_hash": TYPESTORE.hash_rihs01(kind)}
-            self._channels[topic] = self._mcap.register_channel(topic, "cdr", schemas[kind], meta)
+            meta = {"offered_qos_profiles": qos, "topic_type_hash": digest}
+            self._channels[topic] = self._mcap.register_channel(topic, "cdr", numbers[kind], meta)
             self.episode.counts[topic] = 0
 
-    def _custom_data(self) -> dict[str, str]:
-        running = [self.episode] if self.episode else []
-        return custom_data(self.labels, self.software, self.interface, [*self.episodes, *running])
+    def _custom_data(self, episodes: list[EpisodeInfo]) -> dict[str, str]:
+        return custom_data(self.labels, self.software, self.interface, episodes)
 
     def _write_metadata(self) -> None:
-        readable = [e for e in self.episodes if e.readable]
-        write_metadata(self.path, bag_information(self.topic_types, readable, self._custom_data()))
+        episodes = [*self.episodes, *([self.episode] if self.episode else [])]
+        self._disk.do(lambda: self._write_metadata_now(episodes))
+
+    def _write_metadata_now(self, episodes: list[EpisodeInfo]) -> None:
+        readable = [e for e in episodes if e.readable]
+        try:
+            write_metadata(self.path, bag_information(self.topic_types, readable, self._custom_data(episodes)))
+            if self.settings.fsync:
+                sync_folder(self.path)
+        except OSError as error:
+            self._metadata_error = error
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink()
+            if self.settings.fsync:
+                sync_folder(self.path)
+        except OSError as error:
+            self._metadata_error = error
+
+
+def _schema(kind: str) -> tuple[bytes, str]:
+    """Definition of a message type with those in it, and its hash."""
+    text, _ = TYPESTORE.generate_msgdef(kind, ros_version=2)
+    return text.encode(), TYPESTORE.hash_rihs01(kind)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _free_bytes(path: Path) -> int:

@@ -36,8 +36,17 @@ ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[D": "left", "\x1b[C": "right"}
 HEIGHT_STEP_M = 0.01
 HELP = (
     "space E-STOP · arrows drive · s stop · a arm · d disarm · p policy on/off\n"
-    "u stand up · j sit down · [ ] lower, higher · r t start, stop episode · q quit"
+    "u stand up · j sit down · [ ] lower, higher · q quit\n"
+    "episode: r start · t stop · y success · f fall · x discard"
 )
+#: What keys ask of the recorder.
+EPISODE_KEYS = {
+    "r": topics.START_EPISODE,
+    "t": topics.STOP_EPISODE,
+    "y": topics.LABEL_SUCCESS,
+    "f": topics.LABEL_FALL,
+    "x": topics.DISCARD_EPISODE,
+}
 #: What to do next, by mode.
 NEXT = {
     topics.DISARMED: "hold the robot upright and press a",
@@ -67,8 +76,7 @@ class KeyboardNode(OperatorNode):
         self.v_mps = 0.0
         self.yaw_radps = 0.0
         self.quit = False
-        self._start = self.create_client(Trigger, topics.START_EPISODE)
-        self._end = self.create_client(Trigger, topics.STOP_EPISODE)
+        self._recorder = {key: self.create_client(Trigger, name) for key, name in EPISODE_KEYS.items()}
 
     def press(self, key: str) -> None:
         """Act on one key."""
@@ -99,10 +107,8 @@ class KeyboardNode(OperatorNode):
             self.call(self.sit_down)
         elif key in ("[", "]"):
             self._step_height(HEIGHT_STEP_M if key == "]" else -HEIGHT_STEP_M)
-        elif key == "r":
-            self.call(self._start)
-        elif key == "t":
-            self.call(self._end)
+        elif key in self._recorder:
+            self.call(self._recorder[key])
         elif key in ("q", "\x03"):
             self.quit = True
 
@@ -209,8 +215,8 @@ def command(argv: Sequence[str]) -> int:
     """Run `h2o-robot teleop`; see --help."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot teleop",
-        description="Drive the robot from this terminal: arm, drive, crouch, start episodes, run a policy, stop. "
-        "When the terminal is lost or the program interrupted, the robot stops and a policy loses command.",
+        description="Drive the robot from this terminal: arm, drive, crouch, record and label episodes, run a policy, "
+        "stop. When the terminal is lost or the program interrupted, the robot stops and a policy loses command.",
         epilog="example: h2o-robot teleop",
     )
     parser.parse_args(argv)

@@ -34,6 +34,7 @@ ACTIONS: dict[str, dict[str, bool]] = {
     },
 }
 _PARAM = {"name": True, "value": True, "type": False}
+_PARAM_FILE = {"from": True}
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 ParameterValue = str | int | float | bool | list[str]
@@ -55,13 +56,17 @@ class Argument:
 
 @dataclass(frozen=True)
 class Node:
-    """One node to start: console script `executable` of package `package` with `arguments`, as node `name`."""
+    """One node to start: console script `executable` of package `package` with `arguments`, as node `name`.
+
+    What `parameters` says holds against `parameter_files`, and a later one of these against an earlier one.
+    """
 
     package: str
     executable: str
     name: str
     parameters: Mapping[str, ParameterValue]
     arguments: Sequence[str] = ()
+    parameter_files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -169,17 +174,36 @@ def nodes(path: Path, given: Mapping[str, str]) -> list[Node]:
 def _node(action: _Action, scope: Scope) -> Node:
     values = action.values
     parameters: dict[str, ParameterValue] = {}
+    files: list[Path] = []
     entries = values.get("param", [])
     if not isinstance(entries, list):
         raise action.error("param must be a list")
     for entry in entries:
-        _check(entry, _PARAM, f"{action.path.name}: node {values['name']}: param")
+        where = f"{action.path.name}: node {values['name']}: param"
+        if isinstance(entry, dict) and "from" in entry:
+            _check(entry, _PARAM_FILE, where)
+            files.append(_parameter_file(action, entry["from"], scope))
+            if parameters:
+                # Which of the two then holds is not the same on every distribution.
+                raise action.error(f"param from {entry['from']} must stand before the params with name and value")
+            continue
+        _check(entry, _PARAM, where)
         if not isinstance(entry["name"], str):
             raise action.error(f"param {entry['name']}: name must be text; put it in quotes")
         parameters[entry["name"]] = _parameter(action, entry, scope)
     texts = {key: expand(values[key], scope) for key in ("pkg", "exec", "name")}
     words = expand_words(values.get("args", ""), scope)
-    return Node(texts["pkg"], texts["exec"], texts["name"], parameters, words)
+    return Node(texts["pkg"], texts["exec"], texts["name"], parameters, words, tuple(files))
+
+
+def _parameter_file(action: _Action, text: Any, scope: Scope) -> Path:
+    """Find a file of parameters; ROS's launch would warn of one that is not there, and start the node without."""
+    if not isinstance(text, str):
+        raise action.error(f"param from must be text, got {text!r}; put it in quotes")
+    path = Path(expand(text, scope))
+    if not path.is_file():
+        raise action.error(f"param from: there is no file {path}")
+    return path
 
 
 def _parameter(action: _Action, entry: Mapping[str, Any], scope: Scope) -> ParameterValue:

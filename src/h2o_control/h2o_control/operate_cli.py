@@ -15,11 +15,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from h2o_control import middleware
+from h2o_control import middleware, topics
 from h2o_control.errors import UserError
 from h2o_control.operate_node import Operator
 
 GRANTED, REFUSED = 0, 1
+#: Services of the recorder by what is asked of it; `NOTE` is a parameter.
+RECORDER = {
+    "start": topics.START_EPISODE,
+    "stop": topics.STOP_EPISODE,
+    "discard": topics.DISCARD_EPISODE,
+    "success": topics.LABEL_SUCCESS,
+    "fall": topics.LABEL_FALL,
+}
+NOTE = "note"
 
 
 class Action(NamedTuple):
@@ -78,6 +87,12 @@ ACTIONS = {
         "Move the hips to a height above the axle while the driver balances; granted once they are there.",
         "h2o-robot operate height 0.25",
     ),
+    "record": Action(
+        "start, stop, discard, label or note an episode",
+        "Have the recorder start or stop an episode. discard deletes the running one, or else the one before; success "
+        "and fall label it, and note adds a text to it, without touching the file.",
+        "h2o-robot operate record stop && h2o-robot operate record note carpet",
+    ),
     "swap": Action(
         "put another ONNX file in a running policy's place",
         "Have a policy node load and check another ONNX file and switch to it between two observations, in command or "
@@ -105,6 +120,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         for name, action in ACTIONS.items()
     }
     parsers["policy"].add_argument("switch", choices=("on", "off"), help="on: the policy commands; off: the driver")
+    parsers["record"].add_argument("what", choices=(*RECORDER, NOTE), help="what to do with the episode")
+    parsers["record"].add_argument("text", nargs="?", help="what to note")
     parsers["height"].add_argument("metres", type=float, help="height of the hips above the axle, m")
     parsers["swap"].add_argument("file", type=Path, help="ONNX file that h2o-robot export wrote")
     parsers["swap"].add_argument("--node", default="policy", metavar="NAME", help="policy node, default policy")
@@ -113,6 +130,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--timeout is {args.timeout:g} s: give a positive number")
     if args.action == "height" and not 0 < args.metres < math.inf:
         raise UserError(f"height {args.metres:g} m: give a positive number")
+    if args.action == "record" and (args.what == NOTE) != (args.text is not None):
+        raise UserError("a text belongs to note, and note needs one: h2o-robot operate record note 'carpet'")
     if args.action == "swap":
         if args.file.is_dir():
             raise UserError(f"{args.file} is a folder: give the ONNX file itself")
@@ -134,6 +153,7 @@ def perform(node: Operator, args: argparse.Namespace) -> tuple[bool, str | Table
         "policy": lambda: node.policy(args.switch == "on"),
         "height": lambda: node.height(args.metres),
         "swap": lambda: node.swap(args.file, args.node),
+        "record": lambda: node.note(args.text) if args.what == NOTE else node.record(RECORDER[args.what]),
         "status": lambda: (True, node.status()),
         "mode": lambda: (True, node.state()),
     }

@@ -23,6 +23,8 @@ from h2o_control.neighbours import publisher_names
 from h2o_control.operator_node import OperatorNode
 from h2o_control.policy_check import TIMEOUT_S as CHECK_TIMEOUT_S
 
+#: How long the recorder may take to open or close a file.
+RECORDER_S = 5.0
 #: How long the firmware may take to say that it is armed.
 ARMED_S = 2.0
 #: The driver reports twice a second; all nodes have within this time.
@@ -160,6 +162,18 @@ class Operator(OperatorNode):
             return False, result.reason
         answer = self.ask(client, Trigger.Request(), f"policy node {node}", CHECK_TIMEOUT_S)
         return answer.success, f"{answer.message}. {self._in_command(node)}" if answer.success else answer.message
+
+    def record(self, service: str) -> tuple[bool, str]:
+        """Call one of the recorder's services."""
+        answer = self.ask(self.create_client(Trigger, service), Trigger.Request(), "recorder", RECORDER_S)
+        return answer.success, answer.message
+
+    def note(self, text: str) -> tuple[bool, str]:
+        """Note something about the running episode, or else the one before."""
+        settings = self.create_client(SetParameters, "recorder/set_parameters")
+        parameter = Parameter("note", value=text).to_parameter_msg()
+        (result,) = self.ask(settings, SetParameters.Request(parameters=[parameter]), "recorder").results
+        return result.successful, "noted" if result.successful else result.reason
 
     def _in_command(self, node: str) -> str:
         """Say whether a policy node commands the robot."""

@@ -5,32 +5,50 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from h2o_control import topics
+from h2o_control.bag_metadata import LABEL_FALL, LABEL_SUCCESS
+from h2o_control.bag_writer import COMPRESSION, BagSettings, BagWriteError, BagWriter
 from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
-from h2o_control.node_tools import LATCHED_QOS, Parameter, declare, run, steady_timer, value
-from h2o_control.recorder import Recorder
+from h2o_control.node_tools import STEADY_CLOCK, STREAM_QOS, Parameter, declare, publisher, run, steady_timer, value
+from h2o_control.reception import Reception
+from h2o_control.recorder import FALL_PITCH_RAD, Recorder, losses
+from h2o_control.recorder_status import MIB, Watch, report
 
 PARAMETERS = (
     Parameter("bag", "", "bag directory to create; an existing one is never overwritten"),
     Parameter("topics", list(topics.TYPES), "topics to record, names as in h2o_control.topics"),
-    Parameter("auto_start", False, "record an episode whenever the robot is armed, end it when it is disarmed"),
-    Parameter("label", "", "text stored with the episodes that start from now on", read_only=False),
+    Parameter("auto_start", False, "record an episode whenever the robot is armed, end it when it is disarmed or fell"),
+    Parameter("note", "", "free text about the running episode, or else the one before; set it", read_only=False),
+    Parameter("fall_pitch_rad", FALL_PITCH_RAD, "an armed robot that leans further fell, rad", 0.1, 1.5),
+    Parameter("compression", "zstd", f"of the chunks: {', '.join(COMPRESSION)}"),
+    Parameter("chunk_kib", 96, "a chunk is written when it is this large, KiB", 16, 1024),
+    Parameter("chunk_s", 0.2, "and when it is this old: what a crash costs at most, s", 0.02, 0.4),
+    Parameter("fsync", False, "every chunk is on the disk before the next: a power cut costs no more than a crash"),
+    Parameter("keep_free_mib", 32, "the episode ends while this much of the disk is still free, MiB", 4, 1_000_000),
+    Parameter("warn_free_mib", 512, "below this much free space the recorder warns, MiB", 4, 1_000_000),
 )
 #: Chunks reach the file at least this often; a tick also starts and stops episodes.
 TICK_S = 0.1
+REPORT_S = 0.5
 #: Discovery sometimes takes 3 s; after this long without publishers the operator hears what is missing.
 PATIENCE_S = 5.0
-#: Half a second of a 200 Hz topic may wait while the disk is busy; reliable, so that nothing is dropped under way.
-STREAM_QOS = QoSProfile(depth=100)
+#: How often the log says that something still lasts.
+REMIND_S = 10.0
+#: A second of a 1 kHz topic may wait while the processor is busy; reliable, so that nothing is dropped under way.
+DEPTH = 1000
 
 
 def message_class(kind: str) -> Any:
@@ -39,65 +57,108 @@ def message_class(kind: str) -> Any:
     return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
+def qos_of(name: str) -> QoSProfile:
+    """How a topic is subscribed to; of a latched one, too, every message counts."""
+    latched = name in topics.LATCHED
+    return QoSProfile(
+        depth=DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    )
+
+
 class RecorderNode(Node):
-    """Services recorder/start_episode and recorder/stop_episode around `Recorder`."""
+    """Services recorder/start_episode, stop_episode, discard_episode, success and fall around `Recorder`."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
         self.exit_code = 0
+        self.finished = False
         # A wall clock that is set during an episode must not reorder the bag.
         self._wall = WallStamp()
         declare(self, PARAMETERS)
+        names = self._topic_names()
+        log = self.get_logger().info
+        writer = BagWriter(value(self, "bag"), self._types(names), settings=self._settings())
+        self.recorder = Recorder(writer, names, value(self, "auto_start"), log, value(self, "fall_pitch_rad"))
+        if value(self, "note"):
+            self.recorder.note(value(self, "note"))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._watch = Watch(value(self, "warn_free_mib") * MIB, value(self, "keep_free_mib") * MIB)
+        # Messages are taken in one thread, services and timers come in another.
+        self._lock = threading.RLock()
+        for name, action in {
+            topics.START_EPISODE: self._start,
+            topics.STOP_EPISODE: self._stop,
+            topics.DISCARD_EPISODE: self._discard,
+            topics.LABEL_SUCCESS: lambda: self._label(LABEL_SUCCESS),
+            topics.LABEL_FALL: lambda: self._label(LABEL_FALL),
+        }.items():
+            self.create_service(Trigger, name, lambda _, answer, act=action: self._serve(act, answer))
+        self._diagnostics = publisher(self, DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
+        self._warned_s = time.monotonic()
+        self._announced = False
+        self._problem = ""
+        steady_timer(self, TICK_S, self._tick)
+        steady_timer(self, REPORT_S, self._report)
+        wanted = {name: (message_class(topics.TYPES[name]), qos_of(name)) for name in names}
+        self._reception = Reception(self, wanted, self._take)
+        self._reception.start()
+
+    def make_safe(self) -> None:
+        """End a running episode, so that the bag is complete."""
+        self._reception.stop()
+        self._guard(self.recorder.close)
+
+    def _topic_names(self) -> dict[str, str]:
         if not value(self, "bag"):
             raise ConfigError("parameter 'bag' is not set: give the bag directory to create, e.g. -p bag:=bags/walk")
         for name in value(self, "topics"):
             if name not in topics.TYPES:
                 raise ConfigError(f"parameter 'topics': no topic {name!r}.{nearest(name, topics.TYPES)}")
-        names = {name: self.resolve_topic_name(name) for name in value(self, "topics")}
-        log = self.get_logger().info
-        self.recorder = Recorder(value(self, "bag"), names, value(self, "auto_start"), value(self, "label"), log)
-        for name in names:
-            self._subscribe(name)
-        self.create_service(Trigger, topics.START_EPISODE, self._start)
-        self.create_service(Trigger, topics.STOP_EPISODE, self._stop)
-        self._warned_s = time.monotonic()
-        self._announced = False
-        steady_timer(self, TICK_S, self._tick)
+        return {name: self.resolve_topic_name(name) for name in value(self, "topics")}
 
-    def make_safe(self) -> None:
-        """End a running episode, so that the bag is complete."""
-        self._guard(self.recorder.close)
+    @staticmethod
+    def _types(names: dict[str, str]) -> dict[str, str]:
+        return {full: topics.TYPES[name] for name, full in names.items()}
 
-    def _subscribe(self, name: str) -> None:
-        qos = LATCHED_QOS if name in topics.LATCHED else STREAM_QOS
+    def _settings(self) -> BagSettings:
+        return BagSettings(
+            compression=value(self, "compression"),
+            chunk_bytes=value(self, "chunk_kib") * 1024,
+            chunk_time_ns=round(value(self, "chunk_s") * 1e9),
+            reserve_bytes=value(self, "keep_free_mib") * MIB,
+            fsync=value(self, "fsync"),
+            background=True,
+        )
 
-        def receive(data: bytes) -> None:
-            self._guard(lambda: self.recorder.take(name, data, self._wall.now_ns()))
+    def _take(self, name: str, data: bytes, number: int | None, publisher_id: bytes) -> None:
+        with self._lock:
+            stamp_ns = self._wall.now_ns()
+            self._guard(lambda: self.recorder.take(name, data, stamp_ns, number, publisher_id))
             if name == topics.MODE:
-                self._tick()  # armed: the first steps count
+                self._tick_recorder()  # armed: the first steps count
 
-        self.create_subscription(message_class(topics.TYPES[name]), name, receive, qos, raw=True)
-
-    def _guard(self, action: Callable[[], object]) -> str:
-        """Run an action; what stops the recording is logged and returned, the node goes on."""
+    def _guard(self, action: Callable[[], object]) -> None:
+        """Run an action; what stops the recording is logged, the node goes on."""
         try:
-            action()
+            with self._lock:
+                action()
         except UserError as error:
-            self.get_logger().error(str(error))
-            # Control goes on, but whoever started this recording must learn that it is not whole.
-            self.exit_code = 1
-            return str(error)
-        return ""
+            self._note_problem(error)
 
-    def _published(self, full_name: str) -> bool:
-        return bool(self.count_publishers(full_name) > 0)
+    def _note_problem(self, error: UserError) -> None:
+        self.get_logger().error(str(error))
+        # Control goes on, but whoever started this recording must learn that it is not whole.
+        self.exit_code = 1
+        self._problem = str(error)
+
+    def _tick_recorder(self) -> None:
+        self._guard(lambda: self.recorder.tick(self._wall.now_ns(), self._reception.matched))
 
     def _tick(self) -> None:
-        self.recorder.label = value(self, "label")
-        self._guard(lambda: self.recorder.tick(self._wall.now_ns(), self._published))
+        self._tick_recorder()
         if self._announced:
             return
-        lacking = self.recorder.lacking(self._published)
+        lacking = self._lacking()
         if not lacking:
             self.get_logger().info("ready: all topics of the driver are there")
             self._announced = True
@@ -105,24 +166,71 @@ class RecorderNode(Node):
             self.get_logger().warning(f"waiting for {', '.join(lacking)}: is the driver running?")
             self._warned_s = time.monotonic()
 
-    def _start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        lacking = self.recorder.lacking(self._published)
-        if lacking:
-            response.success, response.message = False, f"nothing on {', '.join(lacking)} yet: is the driver running?"
-            return response
-        self.recorder.label = value(self, "label")
-        response.message = self._guard(lambda: self.recorder.start(self._wall.now_ns()))
-        response.success = self.recorder.recording
-        if response.success:
-            response.message = f"recording episode {len(self.recorder.episodes)}"
+    def _lacking(self) -> list[str]:
+        """Essential topics that nobody is heard on, with what is known of the reason."""
+        with self._lock:
+            lacking = self.recorder.lacking(self._reception.matched)
+        there = [full for full in lacking if self.count_publishers(full)]
+        return [f"{full} (published, not matched yet: QoS?)" if full in there else full for full in lacking]
+
+    def _report(self) -> None:
+        with self._lock:
+            if self.recorder.recording:
+                self._problem = ""
+            lost = self._watch.new_losses(self.recorder.writer.episode)
+            state = report(self.recorder, self._lacking(), self._watch, self._problem)
+        throttled: dict[str, Any] = {"throttle_duration_sec": REMIND_S, "throttle_time_source_type": STEADY_CLOCK}
+        episode = self.recorder.writer.episode
+        if lost and episode is not None:
+            self.get_logger().warning(f"messages are lost: {losses(episode)} so far in {episode.file}", **throttled)
+        if state.space:
+            self.get_logger().warning(state.space, **throttled)
+        pairs = [KeyValue(key=key, value=text) for key, text in state.values.items()]
+        status = DiagnosticStatus(level=bytes([state.level]), name="recorder", message=state.message, values=pairs)
+        message = DiagnosticArray(status=[status])
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._wall.now_ns(), 10**9)
+        self._diagnostics.publish(message)
+
+    def _serve(self, action: Callable[[], str], response: Trigger.Response) -> Trigger.Response:
+        """Answer a service by what `action` says; a UserError refuses."""
+        try:
+            with self._lock:
+                response.success, response.message = True, action()
+        except UserError as error:
+            response.success, response.message = False, str(error)
+            if isinstance(error, BagWriteError):
+                self._note_problem(error)
         return response
 
-    def _stop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        running = self.recorder.recording
-        problem = self._guard(self.recorder.stop)
-        response.success = running and not problem
-        response.message = problem or ("stopped" if running else "no episode was being recorded")
-        return response
+    def _start(self) -> str:
+        if lacking := self._lacking():
+            raise UserError(f"nothing on {', '.join(lacking)} yet: is the driver running?")
+        return f"recording {self.recorder.start(self._wall.now_ns()).file}"
+
+    def _stop(self) -> str:
+        episode = self.recorder.stop()
+        if episode is None:
+            raise UserError("no episode is being recorded")
+        return f"stopped {episode.file}: {losses(episode)}"
+
+    def _discard(self) -> str:
+        return f"{self.recorder.discard().file} is discarded"
+
+    def _label(self, label: str) -> str:
+        return f"{self.recorder.label(label).file}: {label}"
+
+    def _on_parameters(self, parameters: list[RosParameter]) -> SetParametersResult:
+        """Take a note; the other parameters are read-only."""
+        try:
+            with self._lock:
+                for parameter in parameters:
+                    if parameter.name == "note":
+                        episode = self.recorder.note(parameter.value)
+                        about = episode.file if episode else "the next episode"
+                        self.get_logger().info(f"note about {about}: {parameter.value}")
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
 
 def main() -> None:

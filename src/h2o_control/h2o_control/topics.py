@@ -82,6 +82,10 @@ SIT_DOWN = "driver/sit_down"  # Trigger: legs to the lowest posture
 SWAP = "swap"  # Trigger, behind the policy node's name: its parameter `candidate` takes the place of its policy
 START_EPISODE = "recorder/start_episode"  # Trigger
 STOP_EPISODE = "recorder/stop_episode"  # Trigger
+#: These three are about the running episode, or else the one before.
+DISCARD_EPISODE = "recorder/discard_episode"  # Trigger: delete it
+LABEL_SUCCESS = "recorder/success"  # Trigger
+LABEL_FALL = "recorder/fall"  # Trigger
 
 #: Modes in command, as in frame_id of /wheel_command and in /mode.
 DISARMED = "disarmed"
@@ -90,5 +94,7 @@ TORQUE = "torque"
 #: A limit was hit: the driver balances on the spot and takes no command but disarm and e-stop.
 HOLD = "hold"
 FAULT = "fault"
+#: How the reason of a fault begins that is a fall.
+FALLEN = "fallen"
 #: Modes in which torque reaches the motors.
 ARMED = (BALANCE, TORQUE, HOLD)

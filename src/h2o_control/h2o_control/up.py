@@ -62,6 +62,9 @@ def node_command(node: launch_file.Node, folder: Path) -> list[str]:
     """Return the command line that starts a node; its parameters go into a file in `folder`, as ROS's launch does."""
     program = str(find_executable(node.package, node.executable))
     command = [program, *node.arguments, "--ros-args", "-r", f"__node:={node.name}"]
+    # ROS takes them in this order, and of two values the later one.
+    for given in node.parameter_files:
+        command += ["--params-file", str(given)]
     if node.parameters:
         path = folder / f"{node.name}.yaml"
         values = {"/**": {"ros__parameters": dict(node.parameters)}}
