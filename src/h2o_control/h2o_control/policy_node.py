@@ -39,6 +39,7 @@ from h2o_control.node_tools import (
     subscription,
     value,
 )
+from h2o_control.played_time import END_WITH_CLOCK, end_with_clock
 from h2o_control.policy import Policy
 from h2o_control.policy_check import load
 from h2o_control.policy_swap import PolicyLoader
@@ -51,6 +52,7 @@ PARAMETERS = (
     Parameter("candidate", "", "ONNX file that the service NODE/swap puts in the policy's place", read_only=False),
     # The driver is stricter, in device time; this is for a policy that runs where the driver's clock does not reach.
     Parameter("max_age_s", 0.05, "age of an observation at which an answer is not sent any more, s", 0.001, 1.0),
+    END_WITH_CLOCK,
     *REALTIME_PARAMETERS,
 )
 DIAGNOSTICS_S = 0.5
@@ -103,6 +105,7 @@ class PolicyNode(Node):
         subscription(self, String, topics.INTERFACE, self._on_interface, LATCHED_QOS)
         subscription(self, String, topics.MODE, self._on_mode, LATCHED_QOS)
         steady_timer(self, DIAGNOSTICS_S, self._publish_diagnostics)
+        end_with_clock(self)
         for refused in make_real_time(self):
             self.get_logger().warning(refused)
         # Last: it answers from now on, with what the lines above set up.

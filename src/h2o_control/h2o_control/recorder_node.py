@@ -23,6 +23,7 @@ from h2o_control.bag_writer import COMPRESSION, BagSettings, BagWriteError, BagW
 from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
 from h2o_control.node_tools import STEADY_CLOCK, STREAM_QOS, Parameter, declare, publisher, run, steady_timer, value
+from h2o_control.played_time import END_WITH_CLOCK, end_with_clock
 from h2o_control.reception import Reception
 from h2o_control.recorder import FALL_PITCH_RAD, Recorder, losses
 from h2o_control.recorder_status import MIB, Watch, report
@@ -39,6 +40,7 @@ PARAMETERS = (
     Parameter("fsync", False, "every chunk is on the disk before the next: a power cut costs no more than a crash"),
     Parameter("keep_free_mib", 32, "the episode ends while this much of the disk is still free, MiB", 4, 1_000_000),
     Parameter("warn_free_mib", 512, "below this much free space the recorder warns, MiB", 4, 1_000_000),
+    END_WITH_CLOCK,
 )
 #: Chunks reach the file at least this often; a tick also starts and stops episodes.
 TICK_S = 0.1
@@ -99,6 +101,7 @@ class RecorderNode(Node):
         self._problem = ""
         steady_timer(self, TICK_S, self._tick)
         steady_timer(self, REPORT_S, self._report)
+        end_with_clock(self)
         wanted = {name: (message_class(topics.TYPES[name]), qos_of(name)) for name in names}
         self._reception = Reception(self, wanted, self._take)
         self._reception.start()
