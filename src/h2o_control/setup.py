@@ -58,6 +58,7 @@ setup(
             "up = h2o_control.up:command",
             "teleop = h2o_control.keyboard:command",
             "operate = h2o_control.operate_cli:command",
+            "bag = h2o_control.bag_cli:command",
         ],
     },
     zip_safe=True,

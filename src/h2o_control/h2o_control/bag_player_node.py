@@ -12,24 +12,31 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 
 from h2o_control import topics
-from h2o_control.bag_messages import bag_files
+from h2o_control.bag_source import RawMessage, StoredBag, open_bag
 from h2o_control.errors import DataError, UserError
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
 from h2o_control.recorder_node import message_class
 
 #: What the robot and its operator said.
-PLAYED = (topics.ODOM, topics.IMU, topics.JOINT_STATES, topics.MODE, topics.INTERFACE, topics.BATTERY, topics.CMD_VEL)
+PLAYED = (
+    topics.ODOM,
+    topics.IMU,
+    topics.JOINT_STATES,
+    topics.DEVICE_TIME,
+    topics.MODE,
+    topics.INTERFACE,
+    topics.CONFIGURATION,
+    topics.BATTERY,
+    topics.CMD_VEL,
+)
 
 PARAMETERS = (
     Parameter("bag", "", "bag to play"),
@@ -51,28 +58,23 @@ class BagPlayerNode(Node):
         self._rate: float = value(self, "rate")
         self._wait_s: float = value(self, "wait_s")
         self._wanted: int = value(self, "listeners")
-        self._reader = open_bag(Path(value(self, "bag")))
-        wanted = [c for c in self._reader.connections if topic_name(c) in PLAYED]
-        self._messages: Iterator[tuple[Any, int, Any]] = iter(self._reader.messages(wanted))
+        bag = to_play(Path(value(self, "bag")))
+        self._messages = played(bag)
         self._clock = self.create_publisher(Clock, "/clock", STREAM_QOS)
         self._outputs = {
             name: self.create_publisher(
                 message_class(topics.TYPES[name]), name, LATCHED_QOS if name in topics.LATCHED else STREAM_QOS
             )
-            for name in {topic_name(c) for c in wanted}
+            for name in {name_of(t.name) for e in bag.episodes for t in e.topics} & set(PLAYED)
         }
         self._next = next(self._messages)
-        self._bag_start_ns = self._next[1]
-        self._length_s = (self._reader.end_time - self._bag_start_ns) * 1e-9
+        self._bag_start_ns = self._next.log_ns
+        self._length_s = (max(e.end_ns or 0 for e in bag.episodes) - self._bag_start_ns) * 1e-9
         self._created_s = time.monotonic()
         self._start_s: float | None = None
         self._reported_s = 0.0
         self._count = 0
         steady_timer(self, TICK_S, self._tick)
-
-    def make_safe(self) -> None:
-        """Close the bag."""
-        self._reader.close()
 
     def _tick(self) -> None:
         if self.finished:
@@ -84,8 +86,8 @@ class BagPlayerNode(Node):
             self._start_s = now_s
             self.get_logger().info(f"playing {self._length_s:.1f} s at rate {self._rate:g}")
         played_s = (now_s - self._start_s) * self._rate
-        while (self._next[1] - self._bag_start_ns) * 1e-9 <= played_s:
-            self._publish(*self._next)
+        while (self._next.log_ns - self._bag_start_ns) * 1e-9 <= played_s:
+            self._publish(self._next)
             following = next(self._messages, None)
             if following is None:
                 self._finish()
@@ -108,11 +110,11 @@ class BagPlayerNode(Node):
             )
         return False
 
-    def _publish(self, connection: Any, _time_ns: int, data: Any) -> None:
-        name = topic_name(connection)
+    def _publish(self, message: RawMessage) -> None:
+        name = name_of(message.topic.name)
         if name == topics.ODOM:
-            self._clock.publish(Clock(clock=deserialize_message(bytes(data), Odometry).header.stamp))
-        self._outputs[name].publish(bytes(data))
+            self._clock.publish(Clock(clock=deserialize_message(message.data, Odometry).header.stamp))
+        self._outputs[name].publish(message.data)
         self._count += 1
 
     def _finish(self) -> None:
@@ -123,41 +125,40 @@ class BagPlayerNode(Node):
         self.finished = True
 
 
-def topic_name(connection: Any) -> str:
+def name_of(topic: str) -> str:
     """Return a stored topic's name without the namespace of the robot that it was recorded from."""
-    return str(connection.topic.rpartition("/")[2])
+    return topic.rpartition("/")[2]
 
 
-def open_bag(path: Path) -> AnyReader:
-    """Open a bag of this project's topics for raw reading.
+def to_play(path: Path) -> StoredBag:
+    """Open a bag of this project's topics; one whose recorder was killed is played as far as it is whole.
 
     Raises:
         DataError: no bag given, not a bag, nothing on /odom, or a topic with a type of its own.
     """
     if path == Path():
         raise DataError("no bag given: set the parameter bag to the folder of a bag")
-    files, metadata = bag_files(path)
-    if metadata.get("storage_identifier", "mcap") != "mcap":
-        files = [path]
-    try:
-        reader = AnyReader(files, default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-    except AnyReaderError as error:
-        raise DataError(f"cannot read {path}: {error}. Was its recorder killed? Then record again") from error
-    counts = dict.fromkeys(topics.TYPES, 0)
-    for connection in reader.connections:
-        name = topic_name(connection)
-        if name not in topics.TYPES:
-            continue
-        counts[name] += connection.msgcount
-        if connection.msgtype != topics.TYPES[name]:
-            reader.close()
-            raise DataError(f"bag {path}: {connection.topic} is {connection.msgtype}, expected {topics.TYPES[name]}")
-    if counts[topics.ODOM] == 0:
-        there = ", ".join(sorted({c.topic for c in reader.connections}))
-        reader.close()
+    bag = open_bag(path)
+    count = 0
+    for episode in bag.episodes:
+        episode.summarise()
+        for topic in episode.topics:
+            expected = topics.TYPES.get(name_of(topic.name), topic.type)
+            if topic.type != expected:
+                raise DataError(f"bag {path}: {topic.name} is {topic.type}, expected {expected}")
+        count += sum(n for name, n in episode.counts.items() if name_of(name) == topics.ODOM)
+    if count == 0:
+        there = ", ".join(sorted({t.name for e in bag.episodes for t in e.topics}))
         raise DataError(f"bag {path} has no messages on /{topics.ODOM}; topics in it: {there or 'none'}")
-    return reader
+    return bag
+
+
+def played(bag: StoredBag) -> Iterator[RawMessage]:
+    """Yield the messages to play, one file after the other."""
+    for episode in bag.episodes:
+        for message in episode.messages():
+            if name_of(message.topic.name) in PLAYED:
+                yield message
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ SUMMARIES = {
     "teleop": ("h2o_control", "drive the robot by keyboard"),
     "operate": ("h2o_control", "one request to the running robot: arm, e-stop, policy on, sit, swap, status, …"),
     "robot": ("h2o_training", "list, show, blend and draw descriptions of robots; write them as URDF or MJCF"),
+    "bag": ("h2o_control", "look at bags; repair, merge, split and cut them"),
     "dataset": ("h2o_training", "build a dataset from bags, or from the text log of a real robot"),
     "train": ("h2o_training", "train a policy from a configuration file"),
     "export": ("h2o_training", "turn a training run into an ONNX policy"),

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a bag whole again after a kill, a power cut, a full disk or damage: every whole chunk is kept.
+
+Files that are finished and fit their checksums are not touched, nor is a metadata.yaml that tells the truth. A
+damaged file is written anew beside the old one, which stays as FILE.damaged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mcap.records import Attachment, Metadata
+from mcap.writer import CompressionType, Writer
+
+from h2o_control import bag_lock
+from h2o_control.bag_copy import bag_information
+from h2o_control.bag_metadata import write_metadata
+from h2o_control.bag_scan import McapScan
+from h2o_control.bag_source import Progress, StoredBag, StoredEpisode, silent, topic_of
+from h2o_control.errors import DataError
+from h2o_control.provenance import now_utc, software
+
+#: Appended to the name of a file that was repaired.
+KEPT = ".damaged"
+#: What the recorder would have said in the end.
+END_REASON = "its recorder ended without finishing it"
+
+
+@dataclass(frozen=True)
+class RepairedFile:
+    """What was done to one file.
+
+    Attributes:
+        messages: kept.
+        lost_messages: known where the index survived, else None.
+        lost_bytes: that held no whole record.
+        lost_s: time without messages because of that, s.
+        unwritten_s: bound on what had not been written yet when it was cut off, s; 0 for a finished file.
+        reasons: what was wrong.
+    """
+
+    name: str
+    messages: int
+    lost_messages: int | None
+    lost_bytes: int
+    lost_s: float
+    unwritten_s: float
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for the operator."""
+        lost = "" if self.lost_messages is None else f" and {self.lost_messages} messages"
+        text = f"{self.name}: {self.messages} messages kept; lost {self.lost_bytes} bytes{lost}, {self.lost_s:.2f} s"
+        if self.unwritten_s:
+            text += f", and at most about {self.unwritten_s:.2f} s that had not been written (its longest chunk)"
+        return f"{text}; {'; '.join(self.reasons)}"
+
+
+@dataclass
+class RepairReport:
+    """What `repair` did.
+
+    Attributes:
+        files: repaired.
+        healthy: names of files that were not touched.
+        metadata: why metadata.yaml was written anew, "" where it was not.
+        kept: originals that are there still.
+        deleted: originals that are not any more.
+    """
+
+    files: list[RepairedFile] = field(default_factory=list)
+    healthy: list[str] = field(default_factory=list)
+    metadata: str = ""
+    kept: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+
+
+def repair(path: str | Path, delete_damaged: bool = False, progress: Progress = silent) -> RepairReport:
+    """Repair a bag, or one .mcap file, in place.
+
+    Args:
+        path: rosbag2 folder with MCAP files, with or without metadata.yaml, or one file.
+        delete_damaged: remove the originals of repaired files, also those of earlier repairs.
+        progress: called with the name of each file before it is read.
+
+    Raises:
+        DataError: not a bag of MCAP files, still being written, not one chunk whole in a file, or the disk refuses;
+            every file is then as it was, or repaired.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise DataError(f"no such bag: {path}")
+    if bag_lock.is_held(folder):
+        raise DataError(
+            f"{path} is being written by a running recorder; stop it first, then there may be nothing to do"
+        )
+    lock = bag_lock.hold(folder)
+    try:
+        return _repair(path, folder, delete_damaged, progress)
+    except OSError as error:
+        raise DataError(f"cannot repair {path}: {error.strerror or error}; nothing was lost") from error
+    finally:
+        os.close(lock)
+
+
+def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) -> RepairReport:
+    report = RepairReport()
+    _take_back(folder)
+    old, problem = _read_metadata(folder) if path.is_dir() else ({}, "")
+    files = _files(folder, old) if path.is_dir() else [path]
+    episodes, repaired = [], {}
+    for file in files:
+        progress(file.name)
+        scan = McapScan(file)
+        episode = _look(scan)
+        wrong = list(_reasons(scan))
+        if wrong:
+            _refuse_if_written(file)
+            done = _describe(scan, wrong)
+            episode = _rewrite(scan, done)
+            repaired[file.name] = done
+            report.files.append(done)
+        else:
+            report.healthy.append(file.name)
+        episodes.append(episode)
+    if path.is_dir():
+        information = _information(StoredBag(folder, episodes, old, _custom(old)), repaired)
+        report.metadata = problem or _what_is_stale(old, information)
+        if report.metadata:
+            if problem and (folder / "metadata.yaml").exists():
+                os.replace(folder / "metadata.yaml", _spare(folder / "metadata.yaml"))
+            write_metadata(folder, information)
+    for kept in sorted(folder.glob(f"*{KEPT}*") if path.is_dir() else folder.glob(f"{path.name}{KEPT}*")):
+        if delete_damaged:
+            kept.unlink()
+        (report.deleted if delete_damaged else report.kept).append(kept.name)
+    return report
+
+
+def _take_back(folder: Path) -> None:
+    """Undo a repair that was stopped between moving the original away and putting the new file there."""
+    for kept in folder.glob(f"*.mcap{KEPT}"):
+        original = kept.with_suffix("")
+        if not original.exists():
+            kept.rename(original)
+
+
+def _read_metadata(folder: Path) -> tuple[dict[str, Any], str]:
+    try:
+        information = yaml.safe_load((folder / "metadata.yaml").read_text("utf-8"))["rosbag2_bagfile_information"]
+        storage, names = information["storage_identifier"], [str(n) for n in information["relative_file_paths"]]
+    except FileNotFoundError:
+        return {}, "it was missing"
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        return {}, f"it was no rosbag2 metadata ({type(error).__name__})"
+    if storage != "mcap":
+        raise DataError(
+            f"{folder} is stored as {storage!r}, repair knows mcap; sqlite3 recovers by itself when a file is opened, "
+            "and `ros2 bag reindex` makes a lost metadata.yaml anew"
+        )
+    gone = [name for name in names if not (folder / Path(name).name).is_file()]
+    return information, f"it lists {', '.join(gone)}, which is gone" if gone else ""
+
+
+def _files(folder: Path, old: dict[str, Any]) -> list[Path]:
+    listed = [folder / Path(name).name for name in old.get("relative_file_paths", [])]
+    found = set(folder.glob("*.mcap"))
+    files = [f for f in listed if f in found]
+
+    def order(file: Path) -> tuple[int, str]:
+        number = file.stem.rpartition("_")[2]
+        return (int(number) if number.isdigit() else -1, file.name)
+
+    files += sorted(found - set(listed), key=order)
+    if not files and not old:
+        raise DataError(f"{folder} is not a bag: no metadata.yaml and no *.mcap in it")
+    return files
+
+
+def _look(scan: McapScan) -> StoredEpisode:
+    """Read a file through and say what is in it."""
+    episode = StoredEpisode(scan.path)
+    for part in scan.parts():
+        if isinstance(part, Metadata):
+            episode.metadata.append(part)
+        elif isinstance(part, list):
+            for m in part:
+                episode.count(scan.channels[m.channel_id].topic, m.log_time)
+    if not scan.message_count and scan.size and scan.header is None:
+        raise DataError(f"{scan.path} is not an MCAP file, or nothing of it is whole; it was left as it is")
+    episode.topics = [topic_of(c, scan.schemas.get(c.schema_id)) for _, c in sorted(scan.channels.items())]
+    episode.finished, episode.damages = scan.finished, scan.damages
+    return episode
+
+
+def _reasons(scan: McapScan) -> Iterator[str]:
+    for damage in scan.damages:
+        yield f"at byte {damage.offset}: {damage.reason}"
+    if not scan.finished and not scan.damages:
+        yield "it ends without an index"
+    if scan.index is not None and scan.index.statistics is None:
+        yield "it has no index"
+
+
+def _describe(scan: McapScan, reasons: Sequence[str]) -> RepairedFile:
+    return RepairedFile(
+        name=scan.path.name,
+        messages=scan.message_count,
+        lost_messages=scan.lost_count,
+        lost_bytes=sum(d.size for d in scan.damages),
+        lost_s=sum(d.seconds or 0.0 for d in scan.damages),
+        unwritten_s=0.0 if scan.finished else scan.longest_chunk_ns * 1e-9,
+        reasons=tuple(reasons),
+    )
+
+
+def _rewrite(scan: McapScan, done: RepairedFile) -> StoredEpisode:
+    """Write the whole parts of a file anew, with index, and put the result in its place."""
+    file = scan.path
+    again = McapScan(file)
+    # What the first pass found may stand behind what needs it.
+    again.schemas, again.channels = dict(scan.schemas), dict(scan.channels)
+    episode = StoredEpisode(file)
+    temporary = file.with_name(f".{file.name}.repair.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            mcap = Writer(stream, chunk_size=1 << 30, compression=CompressionType.ZSTD)
+            mcap.start(profile=scan.header.profile if scan.header else "ros2", library="h2o_control")
+            schemas = {i: mcap.register_schema(s.name, s.encoding, s.data) for i, s in sorted(scan.schemas.items())}
+            channels = {
+                i: mcap.register_channel(c.topic, c.message_encoding, schemas.get(c.schema_id, 0), c.metadata)
+                for i, c in sorted(scan.channels.items())
+            }
+            for part in again.parts():
+                if isinstance(part, Metadata):
+                    mcap.add_metadata(part.name, part.metadata)
+                    episode.metadata.append(part)
+                elif isinstance(part, Attachment):
+                    mcap.add_attachment(part.create_time, part.log_time, part.name, part.media_type, part.data)
+                else:
+                    for m in part:
+                        mcap.add_message(channels[m.channel_id], m.log_time, m.data, m.publish_time, m.sequence)
+                        episode.count(scan.channels[m.channel_id].topic, m.log_time)
+                    mcap.flush()
+            mcap.add_metadata("h2o.repair", _provenance(done))
+            mcap.finish()
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(file, _spare(file))
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    episode.topics = [topic_of(c, scan.schemas.get(c.schema_id)) for _, c in sorted(scan.channels.items())]
+    return episode
+
+
+def _provenance(done: RepairedFile) -> dict[str, str]:
+    return {
+        "repaired_at": now_utc(),
+        "lost_bytes": str(done.lost_bytes),
+        "lost_s": f"{done.lost_s:.6f}",
+        "unwritten_s": f"{done.unwritten_s:.6f}",
+        "reasons": json.dumps(done.reasons),
+        "software": json.dumps(software()),
+    }
+
+
+def _spare(file: Path) -> Path:
+    """Name under which the original stays; an earlier original is never overwritten."""
+    spare, number = file.with_name(file.name + KEPT), 1
+    while spare.exists():
+        number += 1
+        spare = file.with_name(f"{file.name}{KEPT}-{number}")
+    return spare
+
+
+def _refuse_if_written(file: Path) -> None:
+    """Ask the system whether anybody has the file open for writing; recorders of others hold no lock of ours."""
+    with file.open("rb") as stream:
+        try:
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            raise DataError(f"{file} is open for writing; stop its recorder first") from None
+        except OSError:
+            # A file system without leases, or a file of somebody else: the lock on the folder has to do.
+            return
+        fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def _custom(old: dict[str, Any]) -> dict[str, str]:
+    return {str(k): str(v) for k, v in (old.get("custom_data") or {}).items()}
+
+
+def _information(bag: StoredBag, repaired: dict[str, RepairedFile]) -> dict[str, Any]:
+    """What metadata.yaml should say of these files."""
+    custom: dict[str, str] = {}
+    for record in (m for e in bag.episodes for m in e.metadata if m.name == "h2o"):
+        custom.update({k: v for k, v in record.metadata.items() if k != "h2o.episodes"})
+    custom.update(bag.custom)
+    if custom:
+        rows = []
+        for episode in bag.episodes:
+            row = {"file": episode.name, "label": "", "recorded_at": "", "end_reason": "", **bag.row(episode)}
+            if episode.name in repaired:
+                done = repaired[episode.name]
+                row["end_reason"] = row["end_reason"] or END_REASON
+                row["repaired"] = {"lost_bytes": done.lost_bytes, "lost_s": round(done.lost_s, 6)}
+            rows.append(row)
+        custom["h2o.episodes"] = json.dumps(rows)
+    information = bag_information(bag.episodes, custom, str(bag.information.get("ros_distro") or ""))
+    # Topics without a message in any file are known from the old one alone.
+    there = {t["topic_metadata"]["name"] for t in information["topics_with_message_count"]}
+    for entry in bag.information.get("topics_with_message_count", []):
+        if entry["topic_metadata"]["name"] not in there and bag.information.get("version") == 9:
+            information["topics_with_message_count"].append({**entry, "message_count": 0})
+    return information
+
+
+def _what_is_stale(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Say what metadata.yaml has wrong, "" where it may stay."""
+    if [Path(n).name for n in old["relative_file_paths"]] != new["relative_file_paths"]:
+        return f"it lists {len(old['relative_file_paths'])} of {len(new['relative_file_paths'])} files"
+    if old.get("message_count") != new["message_count"]:
+        return f"it counts {old.get('message_count')} messages, {new['message_count']} are there"
+    counts = {f["path"]: f["message_count"] for f in old.get("files") or []}
+    if counts and counts != {f["path"]: f["message_count"] for f in new["files"]}:
+        return "its counts of the files are wrong"
+    return ""
