@@ -292,7 +292,7 @@ def test_the_file_has_d4rls_keys_in_float32(tmp_path: Path) -> None:
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["observations"] = np.zeros(3)
+        file["something"] = np.zeros(3)
     build(tmp_path, swaying(5)).save(tmp_path / "half.h5")
     with h5py.File(tmp_path / "half.h5", "a") as file:
         del file["rewards"]

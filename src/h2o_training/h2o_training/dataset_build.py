@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,50 +141,61 @@ def build_dataset(paths: Sequence[str | Path], task: Task, on_bag: Callable[[Pat
         ContractError: bags of different interfaces.
     """
     require_distinct(list(map(Path, paths)))
-    states, next_states, torques, terminals, timeouts, sources = [], [], [], [], [], []
-    interface: Interface | None = None
-    first: Path | None = None
+    parts: list[Dataset] = []
     seen: list[tuple[str, Episode]] = []
     for path in map(Path, paths):
         if on_bag:
             on_bag(path)
         bag = read_bag(path)
-        found = bag.require_interface()
-        if interface is not None and found.hash != interface.hash:
+        part = bag_dataset(bag, bag.require_interface(), task)
+        if parts and part.interface.hash != parts[0].interface.hash:
+            differences = parts[0].interface.differences(part.interface, str(paths[0]), str(path))
             raise ContractError(
-                f"bag {path} is from a robot with another interface than {first}: "
-                f"{interface.differences(found, str(first), str(path))}; build one dataset for each"
+                f"bag {path} is from a robot with another interface than {paths[0]}: {differences}; "
+                "build one dataset for each"
             )
-        interface, first = found, first or path
-        counts = dict.fromkeys(ARMED, 0)
         for episode in bag.episodes:
             _require_new(f"{path}: {episode.name}", episode, seen)
-            t = episode_transitions(episode, interface, task)
-            states.append(episode.states[t.rows])
-            next_states.append(episode.states[t.rows + 1])
-            torques.append(t.torque_nm)
-            terminals.append(t.terminals)
-            timeouts.append(t.timeouts)
-            for mode in ARMED:
-                counts[mode] += int((episode.modes()[t.rows] == mode).sum())
-        sources.append(_source(bag, counts))
-    if interface is None or not sum(map(len, torques)):
+        parts.append(part)
+    if not sum(map(len, parts)):
         raise DataError(
             f"no transitions in {', '.join(map(str, paths))}: nowhere were two states one control step apart while "
             f"the robot was in {' or '.join(ARMED)} mode; arm the robot while recording"
         )
+    sources = [part.provenance for part in parts]
     robots = sorted({name for source in sources for name in source["robots"]})
     provenance = {"kind": "bags", "bags": sources, "robots": robots, "created": now_utc(), "software": software()}
+    return joined(parts, provenance)
+
+
+def bag_dataset(bag: Bag, interface: Interface, task: Task) -> Dataset:
+    """Return the transitions of one bag, none where the robot was never armed; its provenance is the bag's alone."""
+    found = [(episode, episode_transitions(episode, interface, task)) for episode in bag.episodes]
+    counts = {mode: sum(int((e.modes()[t.rows] == mode).sum()) for e, t in found) for mode in ARMED}
     return Dataset.from_states(
-        np.concatenate(states),
-        np.concatenate(next_states),
-        np.concatenate(torques),
-        np.concatenate(terminals),
-        np.concatenate(timeouts),
+        np.concatenate([e.states[t.rows] for e, t in found]),
+        np.concatenate([e.states[t.rows + 1] for e, t in found]),
+        np.concatenate([t.torque_nm for _, t in found]),
+        np.concatenate([t.terminals for _, t in found]),
+        np.concatenate([t.timeouts for _, t in found]),
         interface,
         task,
-        provenance,
+        _source(bag, counts),
     )
+
+
+def joined(parts: Sequence[Dataset], provenance: Mapping[str, Any]) -> Dataset:
+    """Return the rows of several datasets of one robot and task, one after the other.
+
+    Raises:
+        ContractError: the parts differ in interface or task.
+    """
+    first = parts[0]
+    if any((part.interface, part.task) != (first.interface, first.task) for part in parts):
+        raise ContractError("datasets of different interfaces or tasks cannot be joined")
+    names = [f.name for f in dataclasses.fields(Dataset) if f.name not in ("interface", "task", "provenance")]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Dataset(**arrays, interface=first.interface, task=first.task, provenance=dict(provenance))
 
 
 def require_distinct(paths: Sequence[Path]) -> None:
