@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages out of any rosbag2 directory, finished or cut off, one stored file after the other.
+"""The stored files of any rosbag2 directory, finished or cut off, and the messages in each.
 
 MCAP files are streamed from their beginning: an index is not needed, so that a file whose recorder was killed is read
 like any other, up to its last whole chunk. Other storages are read by rosbags.
@@ -7,47 +7,20 @@ like any other, up to its last whole chunk. Other storages are read by rosbags.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-import zstandard
-from mcap.exceptions import McapError
-from mcap.records import Channel, DataEnd, Message, Schema
-from mcap.stream_reader import StreamReader
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
-from rosbags.serde import SerdeError
+from rosbags.highlevel import AnyReader
 
-from h2o_control import topics
 from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.errors import DataError
+from h2o_control.mcap_batches import BATCH_BYTES, Batch, StoredFile, mcap_batches
 
-#: What a file that ends in the middle of a record makes the streaming reader raise.
-_CUT_OFF = (McapError, struct.error, zstandard.ZstdError, ValueError)
-
-
-Converters = Mapping[str, Callable[[Any], Any]]
-
-
-@dataclass
-class StoredFile:
-    """One file of a bag, read completely.
-
-    Attributes:
-        name: file name.
-        topics: full topic name to message type, for all topics that the file declares.
-        messages: (topic, receive stamp in ns, converted message) of the topics asked for, in file order.
-        recovered: the file is cut off (its recorder was killed) or damaged; this is what came before.
-    """
-
-    name: str
-    topics: dict[str, str] = field(default_factory=dict)
-    messages: list[tuple[str, int, Any]] = field(default_factory=list)
-    recovered: bool = False
+#: PyYAML's loader in Python takes longer over the metadata of a short bag than all the rest.
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def bag_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -65,7 +38,8 @@ def bag_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
     metadata: dict[str, Any] = {}
     if (path / "metadata.yaml").is_file():
         try:
-            metadata = yaml.safe_load((path / "metadata.yaml").read_text("utf-8"))["rosbag2_bagfile_information"]
+            text = (path / "metadata.yaml").read_text("utf-8")
+            metadata = yaml.load(text, Loader=_YAML)["rosbag2_bagfile_information"]
             listed = [path / Path(name).name for name in metadata["relative_file_paths"]]
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise DataError(f"{path}/metadata.yaml is not rosbag2 metadata: {error!r}") from error
@@ -81,63 +55,41 @@ def bag_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
     return files, metadata
 
 
-def read_file(path: Path, converters: Converters) -> StoredFile:
-    """Read the messages of topics whose last path component is a key of `converters`, each through its converter.
+def batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
+    """Yield all messages of an MCAP file, finished or cut off, or of the directory of a bag in another storage.
 
-    Messages are converted one by one, since an hour of them would fill the memory. A topic of another type than
-    h2o_control.topics gives it is listed, not read.
+    Args:
+        path: what to read.
+        stored: takes what the file declares; complete at the end.
 
     Raises:
-        DataError: not a file that mcap or rosbags can read, or a message that is not of its type.
+        DataError: not an MCAP file.
+        AnyReaderError, ReaderError: rosbags cannot read the directory.
     """
-    stored = StoredFile(path.name)
-    mcap = path.suffix == ".mcap"
-    try:
-        for topic, kind, stamp_ns, data in _mcap_messages(path, stored) if mcap else _other_messages(path, stored):
-            name = topic.rpartition("/")[2]
-            if name in converters and kind == topics.TYPES[name]:
-                message = converters[name](TYPESTORE.deserialize_cdr(data, kind))
-                stored.messages.append((topic, stamp_ns, message))
-    except (AnyReaderError, ReaderError, SerdeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return stored
+    return mcap_batches(path, stored) if path.suffix == ".mcap" else _other_batches(path, stored)
 
 
-def _mcap_messages(path: Path, stored: StoredFile) -> Iterator[tuple[str, str, int, bytes]]:
-    schemas: dict[int, Schema] = {}
-    channels: dict[int, Channel] = {}
-    stored.recovered = True
-    for record in _records(path):
-        if isinstance(record, Schema):
-            schemas[record.id] = record
-        elif isinstance(record, Channel):
-            channels[record.id] = record
-            stored.topics[record.topic] = schemas[record.schema_id].name
-        elif isinstance(record, Message):
-            topic = channels[record.channel_id].topic
-            yield topic, stored.topics[topic], record.log_time, record.data
-        elif isinstance(record, DataEnd):
-            stored.recovered = False
-            return
-
-
-def _records(path: Path) -> Iterator[object]:
-    with path.open("rb") as stream:
-        if stream.read(8) != b"\x89MCAP0\r\n":
-            raise DataError(f"{path} is not an MCAP file")
-        stream.seek(0)
-        try:
-            # A damaged length must not make the reader ask for more memory than the file could fill.
-            yield from StreamReader(stream, validate_crcs=True, record_size_limit=path.stat().st_size).records
-        except _CUT_OFF:
-            return
-
-
-def _other_messages(path: Path, stored: StoredFile) -> Iterator[tuple[str, str, int, bytes]]:
+def _other_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
     with AnyReader([path], default_typestore=TYPESTORE) as reader:
-        stored.topics = {c.topic: c.msgtype for c in reader.connections}
+        stored.channels = {c.id: (c.topic, c.msgtype) for c in reader.connections}
+        messages: list[tuple[int, int, bytes]] = []
+        size = 0
         for connection, stamp_ns, data in reader.messages():
-            yield connection.topic, connection.msgtype, stamp_ns, data
+            messages.append((connection.id, stamp_ns, data))
+            size += len(data)
+            if size >= BATCH_BYTES:
+                yield _joined(messages)
+                messages, size = [], 0
+        if messages:
+            yield _joined(messages)
+
+
+def _joined(messages: Sequence[tuple[int, int, bytes]]) -> Batch:
+    ids, stamps, data = zip(*messages, strict=True)
+    length = np.array([len(d) for d in data], dtype=np.int64)
+    start = np.cumsum(length) - length
+    joined = np.frombuffer(b"".join(data), dtype=np.uint8)
+    return Batch(joined, np.array(ids, dtype=np.int64), np.array(stamps, dtype=np.int64), start, length)
 
 
 def _episode_order(path: Path) -> tuple[int, str]:

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h2o_control import topics
-from h2o_control.bag_messages import StoredFile, bag_files, read_file
-from h2o_control.clock import stamp_ns
-from h2o_control.contract import FloatArray, Interface, pitch_rad
+from h2o_control.bag_messages import bag_files
+from h2o_control.contract import FloatArray, Interface
+from h2o_control.episode_columns import WANTED, FileColumns
 from h2o_control.errors import DataError
 
 
@@ -33,6 +31,11 @@ class Torques:
     stamp_ns: NDArray[np.int64]
     torque_nm: FloatArray
     frame_id: NDArray[np.str_]
+
+    @classmethod
+    def none(cls) -> Torques:
+        """Return those of a topic without messages."""
+        return cls(np.empty(0, dtype=np.int64), np.empty((0, 2)), np.empty(0, dtype="<U16"))
 
     @property
     def common_nm(self) -> FloatArray:
@@ -67,6 +70,7 @@ class Episode:
         configuration: JSON of /configuration, "" where there is none.
         device_us, sequence: int64 [n], device time and sequence number of the frame that each state comes from, by
             equal stamps in /device_time; -1 where it has none.
+        shadow: from /shadow_torque, what a candidate that watched would have asked for.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Episode:
     configuration: str = ""
     device_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     sequence: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    shadow: Torques = field(default_factory=Torques.none)
 
     def modes(self, max_age_ns: int = 50_000_000) -> NDArray[np.str_]:
         """Mode in command [n] at each state: of the newest command that answers it or an earlier one, "" where none.
@@ -130,14 +135,14 @@ def read_bag(
     files, metadata = bag_files(path)
     if metadata.get("storage_identifier", "mcap") != "mcap":
         files = [path]  # rosbags reads other storages by directory
-    stored = [read_file(file, _CONVERTERS) for file in files]
-    _check_topics(path, stored, require)
+    read = [FileColumns(file) for file in files]
+    _check_topics(path, read, require)
     custom = {str(k): str(v) for k, v in (metadata.get("custom_data") or {}).items()}
     labels = {row["file"]: row["label"] for row in json.loads(custom.get("h2o.episodes", "[]"))}
-    interface = _interface(path, stored)
+    interface = _interface(path, read)
     if interface is None and "h2o.interface" in custom:
         interface = Interface.from_json(custom["h2o.interface"], str(path))
-    episodes = tuple(_episode(file, labels.get(file.name, "")) for file in stored)
+    episodes = tuple(_episode(file, labels.get(file.stored.name, "")) for file in read)
     return Bag(path, episodes, interface, custom, tuple(files))
 
 
@@ -151,13 +156,13 @@ def nearest_index(stamps: NDArray[np.int64], wanted: NDArray[np.int64], toleranc
     return np.where(np.abs(stamps[index] - wanted) <= tolerance_ns, index, -1).astype(np.int64)
 
 
-def _check_topics(path: Path, stored: Iterable[StoredFile], require: Sequence[str]) -> None:
+def _check_topics(path: Path, read: Iterable[FileColumns], require: Sequence[str]) -> None:
     there: dict[str, str] = {}
     filled: set[str] = set()
-    for file in stored:
-        there.update(file.topics)
-        filled |= {topic.rpartition("/")[2] for topic, _, _ in file.messages}
-    for name in _CONVERTERS:
+    for file in read:
+        there.update(file.stored.topics)
+        filled |= file.filled
+    for name in WANTED:
         full = sorted(t for t in there if t.rpartition("/")[2] == name)
         if len(full) > 1:
             raise DataError(f"bag {path} has {' and '.join(full)}: record one robot in a bag")
@@ -170,91 +175,36 @@ def _check_topics(path: Path, stored: Iterable[StoredFile], require: Sequence[st
         )
 
 
-def _interface(path: Path, stored: Iterable[StoredFile]) -> Interface | None:
-    texts = {m for file in stored for topic, _, m in file.messages if topic.rpartition("/")[2] == topics.INTERFACE}
+def _interface(path: Path, read: Iterable[FileColumns]) -> Interface | None:
+    texts = {text for file in read for _, text in file.texts(topics.INTERFACE)}
     if len(texts) > 1:
         raise DataError(f"bag {path} was recorded with {len(texts)} different interfaces; split it by robot")
     return Interface.from_json(texts.pop(), f"{path}: /{topics.INTERFACE}") if texts else None
 
 
-def _episode(file: StoredFile, label: str) -> Episode:
-    by_name: dict[str, list[tuple[int, Any]]] = {name: [] for name in _CONVERTERS}
-    for topic, received_ns, row in file.messages:
-        by_name[topic.rpartition("/")[2]].append((received_ns, row))
-    odom = [row for _, row in by_name[topics.ODOM]]
-    stamps, order = np.unique(np.array([row[0] for row in odom], dtype=np.int64), return_index=True)
-    device_us, sequence = _frames(stamps, [row for _, row in by_name[topics.DEVICE_TIME]])
+def _episode(file: FileColumns, label: str) -> Episode:
     changes = []
-    for received_ns, text in by_name[topics.MODE]:
+    for received_ns, text in file.texts(topics.MODE):
         mode, _, reason = text.partition(":")
         changes.append(ModeChange(received_ns, mode.strip(), reason.strip()))
+    device_us, sequence = file.frames()
     return Episode(
-        name=file.name,
+        name=file.stored.name,
         label=label,
-        stamp_ns=stamps,
-        states=np.array([row[1:] for row in odom], dtype=np.float64).reshape(-1, 4)[order],
-        executed=_torques(by_name[topics.JOINT_STATES]),
-        requested=_torques(by_name[topics.WHEEL_TORQUE]),
-        command=_torques(by_name[topics.WHEEL_COMMAND]),
+        stamp_ns=file.column(topics.ODOM, "stamp_ns"),
+        states=file.column(topics.ODOM, "states"),
+        executed=_torques(file, topics.JOINT_STATES),
+        requested=_torques(file, topics.WHEEL_TORQUE),
+        command=_torques(file, topics.WHEEL_COMMAND),
         mode_changes=tuple(changes),
-        recovered=file.recovered,
-        received_ns=np.array([received_ns for received_ns, _ in by_name[topics.ODOM]], dtype=np.int64)[order],
-        configuration=next((text for _, text in by_name[topics.CONFIGURATION]), ""),
+        recovered=file.stored.recovered,
+        received_ns=file.column(topics.ODOM, "received_ns"),
+        configuration=next((text for _, text in file.texts(topics.CONFIGURATION)), ""),
         device_us=device_us,
         sequence=sequence,
+        shadow=_torques(file, topics.SHADOW_TORQUE),
     )
 
 
-def _frames(stamps: NDArray[np.int64], rows: Sequence[tuple[int, int, int]]) -> tuple[NDArray[np.int64], ...]:
-    """Device time and sequence number [n] of the frames with these stamps, -1 where they are not known."""
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    known, order = np.unique(table[:, 0], return_index=True)
-    found = np.append(table[order], [[-1, -1, -1]], axis=0)[nearest_index(known, stamps, 0)]
-    return found[:, 1], found[:, 2]
-
-
-def _torques(rows: Sequence[tuple[int, Any]]) -> Torques:
-    stamps, order = np.unique(np.array([row[0] for _, row in rows], dtype=np.int64), return_index=True)
-    torque = np.array([row[1:3] for _, row in rows], dtype=np.float64).reshape(-1, 2)[order]
-    frames = np.array([row[3] for _, row in rows], dtype=np.str_) if rows else np.empty(0, dtype="<U16")
-    return Torques(stamps, torque, frames[order])
-
-
-def _odom_row(m: Any) -> tuple[int, float, float, float, float]:
-    """Pitch from the attitude as the driver's estimator defines it, heading taken out."""
-    q = m.pose.pose.orientation
-    pitch = pitch_rad(q.w, q.x, q.y, q.z)
-    return stamp_ns(m.header.stamp), m.pose.pose.position.x, m.twist.twist.linear.x, pitch, m.twist.twist.angular.y
-
-
-def _torque_row(m: Any) -> tuple[int, float, float, str]:
-    frame = m.header.frame_id
-    if len(m.effort) == 0:
-        return stamp_ns(m.header.stamp), math.nan, math.nan, frame
-    try:
-        left, right = (float(m.effort[m.name.index(wheel)]) for wheel in topics.WHEELS)
-    except (ValueError, IndexError):
-        joints = ", ".join(m.name)
-        raise DataError(
-            f"joints {joints} with {len(m.effort)} efforts; expected {' and '.join(topics.WHEELS)}"
-        ) from None
-    return stamp_ns(m.header.stamp), left, right, frame
-
-
-def _time_row(m: Any) -> tuple[int, int, int]:
-    """Stamp in ns, device time in us and sequence number, -1 where another recorder put something else there."""
-    device_us = m.time_ref.sec * 1_000_000 + m.time_ref.nanosec // 1000
-    return stamp_ns(m.header.stamp), device_us, int(m.source) if m.source.isdecimal() else -1
-
-
-#: Topics that become columns; the others stay in the bag for people and tools to look at.
-_CONVERTERS = {
-    topics.ODOM: _odom_row,
-    topics.JOINT_STATES: _torque_row,
-    topics.WHEEL_TORQUE: _torque_row,
-    topics.WHEEL_COMMAND: _torque_row,
-    topics.DEVICE_TIME: _time_row,
-    topics.MODE: lambda m: str(m.data),
-    topics.INTERFACE: lambda m: str(m.data),
-    topics.CONFIGURATION: lambda m: str(m.data),
-}
+def _torques(file: FileColumns, name: str) -> Torques:
+    return Torques(file.column(name, "stamp_ns"), file.column(name, "torque_nm"), file.frame_id(name))
