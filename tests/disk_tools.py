@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 
 @contextmanager
@@ -17,3 +22,28 @@ def small_files(limit_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A file system of its own of so many MiB at `folder`; skips the test where mounting is not permitted."""
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no file system of its own: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, leave_mib: float) -> Path:
+    """Fill a file system but for so many MiB; returns the file that does."""
+    filler = folder / "filler"
+    space = os.statvfs(folder)
+    size = space.f_bavail * space.f_frsize - round(leave_mib * 2**20)
+    with filler.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, size)
+    return filler

@@ -12,14 +12,17 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
-from bag_tools import START_NS, STEP_NS, joint_torques, odometry, text
-from h2o_control import topics
+from bag_tools import START_NS, STEP_NS, header, joint_torques, message, odometry, text
+from h2o_control import recorder_node, topics
+from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.bag_reader import read_bag
 from h2o_control.bag_writer import BagWriter
 from h2o_control.contract import Interface
 from h2o_control.errors import DataError, UserError
 from h2o_control.recorder import GRACE_NS, Recorder
+from h2o_control.recorder_status import ERROR, OK, WARN, Watch, report
 
 NAMES = {name: f"/robot1/{name}" for name in topics.TYPES}
 
@@ -42,6 +45,12 @@ def drive(r: Recorder, first: int, last: int, mode: str = topics.BALANCE, pitch:
         r.take(topics.ODOM, odometry(stamp, (0.001 * k, 0, pitch, 0)), stamp)
         r.take(topics.JOINT_STATES, joint_torques(stamp, (0.1, 0.1)), stamp)
         r.take(topics.WHEEL_COMMAND, joint_torques(stamp, (0.1, 0.1), mode), stamp)
+
+
+def time_reference(stamp_ns: int, source: str) -> bytes:
+    kind = topics.TYPES[topics.DEVICE_TIME]
+    sent = message(kind, header=header(stamp_ns), time_ref=header(stamp_ns).stamp, source=source)
+    return bytes(TYPESTORE.serialize_cdr(sent, kind))
 
 
 def latch(r: Recorder, mode: str, k: int, reason: str = "because") -> None:
@@ -120,6 +129,150 @@ def test_a_changed_interface_ends_the_episode_with_an_error(tmp_path: Path) -> N
         r.take(topics.INTERFACE, text(Interface(torque_limit_nm=2.0).to_json()), START_NS + 1)
     assert not r.recording
     assert len(read_bag(tmp_path / "b").episodes[0].stamp_ns) == 10
+
+
+def ready(tmp_path: Path, auto_start: bool = True) -> Recorder:
+    r = recorder(tmp_path, auto_start)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.BALANCE, 0)
+    return r
+
+
+def episodes(tmp_path: Path) -> list[tuple[str, str, str]]:
+    rows = json.loads(read_bag(tmp_path / "b").custom_data["h2o.episodes"])
+    return [(row["file"], row["label"], row["end_reason"]) for row in rows]
+
+
+def test_a_fall_ends_the_episode_and_labels_it(tmp_path: Path) -> None:
+    r = ready(tmp_path)
+    drive(r, 0, 100)
+    latch(r, topics.FAULT, 100, "fallen: pitch +0.71 rad is beyond 0.6 rad")
+    drive(r, 100, 300, topics.FAULT, pitch=1.2)
+    latch(r, topics.DISARMED, 300)
+    latch(r, topics.BALANCE, 310)
+    drive(r, 320, 400)
+    latch(r, topics.FAULT, 400, "emergency stop")
+    drive(r, 400, 600, topics.FAULT, pitch=1.2)
+    r.close()
+    assert episodes(tmp_path) == [
+        ("b_0.mcap", "fall", "fallen: pitch +0.71 rad is beyond 0.6 rad"),
+        ("b_1.mcap", "", "fault: emergency stop"),
+    ]
+
+
+def test_an_armed_robot_that_leans_too_far_fell_and_may_go_on_in_another_episode(tmp_path: Path) -> None:
+    r = ready(tmp_path)
+    drive(r, 0, 100)
+    drive(r, 100, 300, pitch=-0.55)
+    drive(r, 300, 400)
+    r.close()
+    first, second = episodes(tmp_path)
+    assert first == ("b_0.mcap", "fall", "fallen: pitch -0.55 rad is beyond 0.5 rad")
+    assert second[1] == ""
+    ended, begun = (e.stamp_ns for e in read_bag(tmp_path / "b").episodes)
+    # Found at a tick, 20 steps apart; then half a second.
+    assert ended[-1] - START_NS == pytest.approx(200 * STEP_NS, abs=40 * STEP_NS)
+    assert begun[0] == START_NS + 320 * STEP_NS
+
+
+def test_an_episode_that_was_begun_by_hand_is_labelled_by_a_fall_and_goes_on(tmp_path: Path) -> None:
+    r = ready(tmp_path, auto_start=False)
+    r.start(START_NS)
+    drive(r, 0, 50)
+    latch(r, topics.FAULT, 50, "fallen: pitch +0.71 rad is beyond 0.6 rad")
+    drive(r, 50, 400, topics.FAULT, pitch=1.2)
+    assert r.recording
+    r.label("success")  # the operator knows better
+    r.close()
+    assert episodes(tmp_path) == [("b_0.mcap", "success", "recorder stopped")]
+
+
+def test_armed_again_at_once_is_another_episode(tmp_path: Path) -> None:
+    r = ready(tmp_path)
+    drive(r, 0, 100)
+    latch(r, topics.DISARMED, 100)
+    drive(r, 100, 120, topics.DISARMED)
+    latch(r, topics.BALANCE, 120)
+    drive(r, 120, 300)
+    r.close()
+    assert [len(e.stamp_ns) for e in read_bag(tmp_path / "b").episodes] == [120, 180]
+
+
+def test_a_discarded_episode_is_not_followed_by_another_before_the_next_arming(tmp_path: Path) -> None:
+    r = ready(tmp_path)
+    drive(r, 0, 50)
+    r.discard()
+    drive(r, 50, 100)
+    assert not r.recording
+    latch(r, topics.DISARMED, 100)
+    latch(r, topics.BALANCE, 110)
+    drive(r, 120, 150)
+    r.close()
+    assert [row[0] for row in episodes(tmp_path)] == ["b_1.mcap"]
+
+
+def test_a_note_waits_for_an_episode_and_then_belongs_to_the_latest(tmp_path: Path) -> None:
+    r = ready(tmp_path, auto_start=False)
+    assert r.note("carpet") is None
+    notes = []
+    for first in (0, 100):
+        r.start(START_NS + first * STEP_NS)
+        drive(r, first, first + 50)
+        r.stop()
+    r.note("tiles")
+    r.close()
+    notes = [row["note"] for row in json.loads(read_bag(tmp_path / "b").custom_data["h2o.episodes"])]
+    assert notes == ["carpet", "tiles"]
+
+
+def test_losses_are_counted_per_episode_and_topic(tmp_path: Path) -> None:
+    r = ready(tmp_path, auto_start=False)
+
+    def take(name: str, k: int, data: bytes, number: int | None) -> None:
+        r.take(name, data, START_NS + k * STEP_NS, number, b"driver")
+
+    def frame(k: int) -> bytes:
+        return time_reference(START_NS + k * STEP_NS, f"{k:010d}")
+
+    take(topics.ODOM, 1, odometry(START_NS, (0, 0, 0, 0)), 5)
+    take(topics.DEVICE_TIME, 1, frame(1), 5)
+    r.start(START_NS)
+    for k, number in ((2, 6), (3, 9), (6, 10)):
+        take(topics.ODOM, k, odometry(START_NS + k * STEP_NS, (0, 0, 0, 0)), number)
+    # Four frames are missing; of three of them the message was lost here, so the robot's link lost one.
+    for k, number in ((2, 6), (7, 10)):
+        take(topics.DEVICE_TIME, k, frame(k), number)
+    take(topics.IMU, 3, b"", None)
+    r.stop()
+    r.start(START_NS + 10 * STEP_NS)
+    take(topics.ODOM, 11, odometry(START_NS + 11 * STEP_NS, (0, 0, 0, 0)), 11)
+    r.close()
+    first, second = json.loads(read_bag(tmp_path / "b", require=[]).custom_data["h2o.episodes"])
+    assert first["lost"] == {"/robot1/odom": 2, "/robot1/device_time": 3}
+    assert first["received"]["/robot1/odom"] == 3
+    assert first["frames_missing"] == 1
+    assert (second["lost"], second["frames_missing"]) == ({"/robot1/odom": 0}, 0)
+
+
+def test_the_recorder_says_how_it_is(tmp_path: Path) -> None:
+    r = ready(tmp_path, auto_start=False)
+    watch = Watch(warn_free_bytes=0, keep_free_bytes=0)
+    assert (report(r, [], watch, "").level, report(r, [], watch, "").message) == (OK, "ready")
+    assert report(r, ["/odom"], watch, "").message == "waiting for /odom"
+    running = r.start(START_NS)
+    r.take(topics.ODOM, odometry(START_NS, (0, 0, 0, 0)), START_NS, 1, b"driver")
+    assert report(r, [], watch, "").message == "recording b_0.mcap, 0 lost"
+    assert not watch.new_losses(running)
+    r.take(topics.ODOM, odometry(START_NS, (0, 0, 0, 0)), START_NS, 4, b"driver")
+    assert (watch.new_losses(running), watch.new_losses(running)) == (True, False)
+    said = report(r, [], watch, "")
+    assert (said.level, said.message) == (WARN, "recording b_0.mcap, 2 lost (/robot1/odom 2)")
+    scarce = Watch(warn_free_bytes=1 << 60, keep_free_bytes=32 << 20)
+    assert "MiB left on the disk; recording stops at 32 MiB" in report(r, [], scarce, "").space
+    r.stop()
+    said = report(r, [], watch, "disk full")
+    assert (said.level, said.message) == (ERROR, "disk full")
+    r.close()
 
 
 PUBLISHER = """
@@ -204,6 +357,15 @@ def test_the_node_records_a_driver_and_leaves_a_complete_bag_on_a_signal(tmp_pat
     assert set(episode.modes()) == {"balance"}
 
 
+def test_the_parameter_file_says_what_the_recorder_does_without_it() -> None:
+    (values,) = yaml.safe_load((Path(__file__).parents[1] / "config" / "recorder.yaml").read_text()).values()
+    defaults = {p.name: p.default for p in recorder_node.PARAMETERS}
+    given = values["ros__parameters"]
+    assert given == {name: defaults[name] for name in given}
+    # These belong to one recording, not to all.
+    assert set(defaults) - set(given) == {"bag", "auto_start", "note", "end_with_clock"}
+
+
 @pytest.mark.ros
 @pytest.mark.parametrize(
     ("parameters", "message"),
@@ -211,6 +373,9 @@ def test_the_node_records_a_driver_and_leaves_a_complete_bag_on_a_signal(tmp_pat
         ([], "parameter 'bag' is not set"),
         (["bag:=there"], "exists already"),
         (["bag:=new", "topics:=[odom, imux]"], "Did you mean 'imu'"),
+        (["bag:=new", "compression:=zst"], "Did you mean 'zstd'"),
+        (["bag:=new", "chunk_s:=3.0"], "parameter chunk_s must be float, between 0.02 and 0.4"),
+        (["bag:=new", "label:=x"], "node recorder has no parameter 'label'"),
     ],
 )
 def test_the_node_refuses_wrong_parameters_with_exit_status_2(

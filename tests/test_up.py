@@ -206,6 +206,38 @@ def test_nothing_is_left_when_nobody_reads_the_output_any_more(workspace: Worksp
     assert wait_for(lambda: workspace.alive() == [])
 
 
+def test_parameter_files_come_in_order_and_before_the_values_of_the_launch_file(workspace: Workspace) -> None:
+    folder = workspace.folder
+    for name in ("mine", "yours"):
+        (folder / f"{name}.yaml").write_text("/**: {ros__parameters: {}}")
+    text = """
+launch:
+  - node:
+      pkg: toys
+      exec: show
+      name: show
+      param:
+        - from: $(dirname)/mine.yaml
+        - from: $(dirname)/yours.yaml
+        - {name: a, value: 1}
+"""
+    file = folder / "files.launch.yaml"
+    file.write_text(text)
+    workspace.up(file).communicate(timeout=20)
+    argv = json.loads((folder / "show.json").read_text())["argv"]
+    given = [argv[i + 1] for i, word in enumerate(argv) if word == "--params-file"]
+    assert given[:2] == [str(folder / "mine.yaml"), str(folder / "yours.yaml")]
+    assert len(given) == 3
+
+    file.write_text(text.replace("yours", "theirs"))
+    with pytest.raises(ConfigError, match=r"node show: param from: there is no file .*theirs.yaml"):
+        launch_file.nodes(file, {})
+    # Older versions of ROS's launch put files first in any case, newer ones where they stand.
+    file.write_text(text.replace("- from: $(dirname)/mine.yaml", "- {name: b, value: 2}"))
+    with pytest.raises(ConfigError, match=r"yours.yaml must stand before the params with name and value"):
+        launch_file.nodes(file, {})
+
+
 def test_nodes_get_name_parameters_and_defaults_of_the_environment(workspace: Workspace) -> None:
     path = workspace.launch("""
         - arg: {name: bag, default: '0x10'}

@@ -149,6 +149,8 @@ class BagWriter:
         except OSError as error:
             raise BagWriteError(f"cannot create {self.path / episode.file}: {error.strerror}") from error
         self._started += 1
+        # It is written anew below: what the disk refused before there was room again is history.
+        self._metadata_error = None
         self._buffer = ChunkBuffer()
         # `flush` closes the chunks; mcap by itself knows their size only.
         compression = COMPRESSION[self.settings.compression]

@@ -100,14 +100,14 @@ def publisher(node: Node, kind: Any, topic: str, qos: QoSProfile) -> Publisher[A
 
 
 def subscription(
-    node: Node, kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile
+    node: Node, kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile, raw: bool = False
 ) -> Subscription[Any]:
     """Create a subscription that is no burden to the executor; see `publisher`.
 
-    A callback that takes two arguments gets the message's info as the second.
+    A callback that takes two arguments gets the message's info as the second; a `raw` message is its bytes (CDR).
     """
     quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-    return node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
+    return node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet, raw=raw)
 
 
 def usage(program: str, make_node: Callable[[], Node]) -> str:

@@ -13,7 +13,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from h2o_control.node_tools import SubscriptionEventCallbacks
+from h2o_control.node_tools import subscription
 
 #: Longest wait before it is seen that the thread shall end.
 WAIT_NS = 100_000_000
@@ -53,11 +53,8 @@ class Reception:
             start_parameter_services=False,
             enable_rosout=False,
         )
-        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         self._subscriptions = {
-            name: self._node.create_subscription(
-                kind, owner.resolve_topic_name(name), lambda _: None, qos, event_callbacks=quiet, raw=True
-            )
+            name: subscription(self._node, kind, owner.resolve_topic_name(name), lambda _: None, qos, raw=True)
             for name, (kind, qos) in wanted.items()
         }
         self._running = True

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -17,8 +18,9 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
-from h2o_control import topics
+from h2o_control import rosbag2_backend, topics
 from h2o_control.bag_metadata import LABEL_FALL, LABEL_SUCCESS
+from h2o_control.bag_storage import BagStorage
 from h2o_control.bag_writer import COMPRESSION, BagSettings, BagWriteError, BagWriter
 from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
@@ -28,12 +30,16 @@ from h2o_control.reception import Reception
 from h2o_control.recorder import FALL_PITCH_RAD, Recorder, losses
 from h2o_control.recorder_status import MIB, Watch, report
 
+#: What writes the bag: the library mcap, or ROS's rosbag2.
+MCAP = "mcap"
+STORAGES = (MCAP, "rosbag2_py")
 PARAMETERS = (
     Parameter("bag", "", "bag directory to create; an existing one is never overwritten"),
     Parameter("topics", list(topics.TYPES), "topics to record, names as in h2o_control.topics"),
     Parameter("auto_start", False, "record an episode whenever the robot is armed, end it when it is disarmed or fell"),
     Parameter("note", "", "free text about the running episode, or else the one before; set it", read_only=False),
     Parameter("fall_pitch_rad", FALL_PITCH_RAD, "an armed robot that leans further fell, rad", 0.1, 1.5),
+    Parameter("storage", MCAP, "mcap, or rosbag2_py where ROS brings it: what a crash costs is then up to rosbag2"),
     Parameter("compression", "zstd", f"of the chunks: {', '.join(COMPRESSION)}"),
     Parameter("chunk_kib", 96, "a chunk is written when it is this large, KiB", 16, 1024),
     Parameter("chunk_s", 0.2, "and when it is this old: what a crash costs at most, s", 0.02, 0.4),
@@ -79,7 +85,7 @@ class RecorderNode(Node):
         declare(self, PARAMETERS)
         names = self._topic_names()
         log = self.get_logger().info
-        writer = BagWriter(value(self, "bag"), self._types(names), settings=self._settings())
+        writer = self._storage(Path(value(self, "bag")), {full: topics.TYPES[name] for name, full in names.items()})
         self.recorder = Recorder(writer, names, value(self, "auto_start"), log, value(self, "fall_pitch_rad"))
         if value(self, "note"):
             self.recorder.note(value(self, "note"))
@@ -119,12 +125,8 @@ class RecorderNode(Node):
                 raise ConfigError(f"parameter 'topics': no topic {name!r}.{nearest(name, topics.TYPES)}")
         return {name: self.resolve_topic_name(name) for name in value(self, "topics")}
 
-    @staticmethod
-    def _types(names: dict[str, str]) -> dict[str, str]:
-        return {full: topics.TYPES[name] for name, full in names.items()}
-
-    def _settings(self) -> BagSettings:
-        return BagSettings(
+    def _storage(self, bag: Path, types: dict[str, str]) -> BagStorage:
+        settings = BagSettings(
             compression=value(self, "compression"),
             chunk_bytes=value(self, "chunk_kib") * 1024,
             chunk_time_ns=round(value(self, "chunk_s") * 1e9),
@@ -132,6 +134,12 @@ class RecorderNode(Node):
             fsync=value(self, "fsync"),
             background=True,
         )
+        kind = value(self, "storage")
+        if kind not in STORAGES:
+            raise ConfigError(f"storage is {kind!r}.{nearest(kind, STORAGES)}")
+        if kind == MCAP:
+            return BagWriter(bag, types, settings=settings)
+        return rosbag2_backend.Rosbag2Writer(bag, types, settings, rosbag2_backend.load())
 
     def _take(self, name: str, data: bytes, number: int | None, publisher_id: bytes) -> None:
         with self._lock:
