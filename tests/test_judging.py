@@ -16,9 +16,8 @@ from bag_tools import make_bag, swaying
 from h2o_control import topics
 from h2o_control.bag_reader import read_bag
 from h2o_control.contract import TASKS, Interface
-from h2o_control.errors import ContractError, DataError, UserError
-from h2o_control.policy import Policy
-from h2o_training import evaluate, replay_bag
+from h2o_control.errors import ContractError, UserError
+from h2o_training import evaluate
 from h2o_training.episode_result import EpisodeResult, measure, policy_table, summarise
 from h2o_training.figures import EPISODE_COLOURS, Episode, Limits, episode_figure, mode_spans, thin
 from h2o_training.lockstep import Outcome, Run, outcome, run_episode
@@ -234,61 +233,6 @@ def test_a_fall_counts_for_who_was_in_command_when_it_happened(tmp_path: Path) -
     run["states"][700:, 2] = -0.6
     modes = summarise_modes(read_bag(make_bag(tmp_path / "bag", [run], Interface())), STAND)
     assert (modes["torque"].falls, modes["balance"].falls) == (1, 1)
-
-
-def test_replay_compares_the_policy_with_what_was_executed(
-    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = swaying(400)
-    run["states"][:, 0] -= run["states"][0, 0]
-    gain = lqr_gain(load_robot("ideal"))
-    wanted = -(run["states"] @ gain)
-    run["executed"] = np.concatenate([[0.0], wanted[:-1]])  # executed over the step that begins at k: the policy's own
-    run["executed"][301] += 0.5
-    run["modes"] = [topics.TORQUE] * 400
-    bag = make_bag(tmp_path / "bag", [run], Interface())
-    out = tmp_path / "out"
-    assert replay_bag.command([str(bag), "--policy", str(policy), "-o", str(out)]) == 0
-    (row,) = json.loads((out / "replay.json").read_text())["comparisons"]
-    assert (row["mode"], row["steps"], row["saturated_share"]) == ("torque", 399, 0.0)
-    assert row["largest_nm"] == pytest.approx(-0.5, abs=1e-5)
-    assert row["largest_at_s"] == pytest.approx(300 * 0.005)
-    assert row["rms_difference_nm"] == pytest.approx(0.5 / np.sqrt(399), rel=1e-3)
-    assert row["correlation"] > 0.95
-    assert "bag_0.mcap" in capsys.readouterr().out
-    before = (out / "replay.json").read_text()
-    replay_bag.command([str(bag), "--policy", str(policy), "-o", str(out)])
-    drop = re.compile(r'"created": "[^"]*"')
-    assert drop.sub("", (out / "replay.json").read_text()) == drop.sub("", before)
-
-
-def test_replay_counts_x_from_the_takeover_as_the_robot_does(policy: Path, tmp_path: Path) -> None:
-    run = swaying(400)
-    run["states"][:, 0] += 2.0
-    run["modes"] = [topics.BALANCE] * 100 + [topics.TORQUE] * 200 + [topics.BALANCE] * 100
-    fed = run["states"].copy()
-    fed[100:300, 0] -= fed[99, 0]
-    wanted = -(fed @ lqr_gain(load_robot("ideal")))
-    run["executed"] = np.concatenate([[0.0], wanted[:-1]])
-    (episode,) = read_bag(make_bag(tmp_path / "bag", [run], Interface())).episodes
-    replayed = replay_bag.replay_episode(episode, Policy(policy), Interface().dt_s)
-    compared = replay_bag.compare([replayed], topics.TORQUE, 3.0)
-    assert compared is not None
-    assert (compared.steps, compared.saturated_share) == (200, 0.0)
-    assert compared.policy_rms_nm > 0.05
-    assert compared.rms_difference_nm == pytest.approx(0.0, abs=1e-5)
-    assert abs(compared.largest_nm) < 1e-5
-
-
-def test_replay_refuses_another_robots_bag_and_an_idle_one(policy: Path, tmp_path: Path) -> None:
-    other = make_bag(tmp_path / "other", [swaying(20)], Interface(wheel_radius_m=0.1))
-    with pytest.raises(ContractError, match=r"wheel_radius_m: policy 0.065, bag other 0.1"):
-        replay_bag.command([str(other), "--policy", str(policy)])
-    run = swaying(20)
-    run["modes"] = [topics.DISARMED] * 20
-    idle = make_bag(tmp_path / "idle", [run], Interface())
-    with pytest.raises(DataError, match="nobody balanced"):
-        replay_bag.command([str(idle), "--policy", str(policy)])
 
 
 def test_the_page_of_a_bag_shows_every_mode_that_was_in_command(tmp_path: Path) -> None:

@@ -1,193 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`h2o-robot replay`: what a policy would have done at every state of a bag, beside what was done."""
+"""`h2o-robot replay`: what policies would have done at every state of a bag, beside what was done."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from h2o_control.bag_reader import Bag, Episode, read_bag
-from h2o_control.contract import FloatArray
+from h2o_control import topics
+from h2o_control.atomic_file import write_atomically
+from h2o_control.bag_reader import Bag, read_bag
 from h2o_control.errors import DataError
-from h2o_control.origin import DisplacementOrigin
 from h2o_control.policy import Policy
 from h2o_control.provenance import files_sha256
-from h2o_control.topics import BALANCE, TORQUE
-from h2o_training.figures import MODE_STYLE, Limits
-from h2o_training.figures import Episode as Curves
-from h2o_training.judging import origin, policy_for, write_json
-from h2o_training.mode_summary import executed_after
-from h2o_training.report import Report, TableData
+from h2o_training import replay_result
+from h2o_training.judging import origin, write_json
+from h2o_training.replay_agreement import agreement, has_answers
+from h2o_training.replay_answers import Answers, Recorded, answers_file, ask, load_policies
+from h2o_training.replay_result import examine, find_setting
+from wheel_leg_driver.robot import load_robot
 
-
-@dataclass(frozen=True)
-class Replayed:
-    """One episode: at each state [n] the policy's torque and the one executed over the step that begins there (or NaN).
-
-    Attributes:
-        policy_nm, executed_nm: float [n], common torque of one wheel.
-        modes: str [n].
-    """
-
-    episode: Episode
-    policy_nm: FloatArray
-    executed_nm: FloatArray
-    modes: NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Policy against executed torque while one mode was in command.
-
-    Attributes:
-        steps: compared.
-        rms_difference_nm: of policy minus executed.
-        correlation: Pearson's; NaN where one of the two does not vary.
-        saturated_share: steps at which the policy asks for the limit.
-        executed_rms_nm, policy_rms_nm: for scale.
-        largest_nm, largest_at_s, largest_in, largest_state: greatest difference, where in which episode, and the state.
-    """
-
-    mode: str
-    steps: int
-    rms_difference_nm: float
-    correlation: float
-    saturated_share: float
-    policy_rms_nm: float
-    executed_rms_nm: float
-    largest_nm: float
-    largest_at_s: float
-    largest_in: str
-    largest_state: tuple[float, ...]
-
-
-def replay_episode(episode: Episode, policy: Policy, dt_s: float) -> Replayed:
-    """Ask the policy at every state of an episode as on the robot: one at a time, x counted from the takeover."""
-    origin_m, modes, states = DisplacementOrigin(), episode.modes(), episode.states.copy()
-    states[:, 0] = [origin_m.update(x, mode == TORQUE) for x, mode in zip(states[:, 0], modes, strict=True)]
-    wanted = np.array([policy.torque_nm(state) for state in states])
-    return Replayed(episode, wanted, executed_after(episode, dt_s), modes)
-
-
-def compare(replayed: Sequence[Replayed], mode: str, limit_nm: float) -> Comparison | None:
-    """Compare over all episodes while `mode` was in command; None where it never was."""
-    rows = [np.flatnonzero((r.modes == mode) & np.isfinite(r.executed_nm)) for r in replayed]
-    steps = sum(map(len, rows))
-    if steps == 0:
-        return None
-    policy = np.concatenate([r.policy_nm[i] for r, i in zip(replayed, rows, strict=True)])
-    executed = np.concatenate([r.executed_nm[i] for r, i in zip(replayed, rows, strict=True)])
-    difference = policy - executed
-    worst = int(np.abs(difference).argmax())
-    offsets = np.cumsum([0, *map(len, rows)])
-    which = int(np.searchsorted(offsets, worst, side="right")) - 1
-    row = int(rows[which][worst - offsets[which]])
-    episode = replayed[which].episode
-    varies = policy.std() > 1e-9 and executed.std() > 1e-9
-    return Comparison(
-        mode=mode,
-        steps=steps,
-        rms_difference_nm=float(np.sqrt(np.mean(difference**2))),
-        correlation=float(np.corrcoef(policy, executed)[0, 1]) if varies else math.nan,
-        saturated_share=float(np.mean(np.abs(policy) >= 0.999 * limit_nm)),
-        policy_rms_nm=float(np.sqrt(np.mean(policy**2))),
-        executed_rms_nm=float(np.sqrt(np.mean(executed**2))),
-        largest_nm=float(difference[worst]),
-        largest_at_s=float(episode.stamp_ns[row] - episode.stamp_ns[0]) * 1e-9,
-        largest_in=episode.name,
-        largest_state=tuple(float(v) for v in episode.states[row]),
-    )
-
-
-def replay_table(comparisons: Sequence[Comparison], heading: str) -> TableData:
-    """One row a mode."""
-    columns = ["in command", "steps", "diff. (Nm)", "corr.", "at limit", "policy (Nm)", "executed (Nm)"]
-    rows = [
-        [
-            MODE_STYLE[c.mode][1],
-            str(c.steps),
-            f"{c.rms_difference_nm:.3f}",
-            f"{c.correlation:.3f}" if math.isfinite(c.correlation) else "–",
-            f"{100 * c.saturated_share:.1f} %",
-            f"{c.policy_rms_nm:.3f}",
-            f"{c.executed_rms_nm:.3f}",
-        ]
-        for c in comparisons
-    ]
-    places = [
-        f"{c.largest_nm:+.2f} Nm at {c.largest_at_s:.2f} s of {c.largest_in} ({MODE_STYLE[c.mode][1]})"
-        for c in comparisons
-    ]
-    note = (
-        "Rms of policy minus executed common torque of one wheel, over the step that begins at the state, and of each. "
-        f"At limit: steps at which the policy asks for all there is. Largest difference: {'; '.join(places)}."
-    )
-    return TableData(heading, columns, rows, note)
+JSON_FILE, TORQUES_FILE, PAGE_FILE = "replay.json", "replay.npz", "report.html"
 
 
 def command(argv: Sequence[str]) -> int:
     """Entry point of `h2o-robot replay`."""
-    parser = argparse.ArgumentParser(
-        prog="h2o-robot replay",
-        description="Ask a policy at every state of a recorded bag what it would have done, beside the torque "
-        "that was executed. Nothing moves.",
-        epilog="example: h2o-robot replay bags/walk --policy policy.onnx",
-    )
-    parser.add_argument("bag", metavar="BAG", help="rosbag2 directory")
-    parser.add_argument("--policy", required=True, metavar="POLICY.onnx", help="written by h2o-robot export")
-    parser.add_argument("-o", "--output", metavar="DIR", help="default: POLICY-replay-BAG beside the policy")
-    args = parser.parse_args(argv)
-    policy = policy_for(args.policy, None)
+    args = _parser().parse_args(argv)
+    policies = load_policies(args.policy)
+    twin = load_robot(args.twin) if args.twin else None
+    # More threads would sum in another order, and gain nothing on so small models.
+    torch.set_num_threads(1)
     console = Console()
     with console.status(f"reading {args.bag}"):
         bag = read_bag(args.bag)
+        played = read_bag(args.against, require=(topics.WHEEL_TORQUE,)) if args.against else None
     interface = bag.require_interface()
-    policy.contract.require_interface(interface, f"bag {bag.path.name}")
-    folder = Path(args.output) if args.output else policy.path.with_name(f"{policy.path.stem}-replay-{bag.path.stem}")
-    with Progress(console=console, transient=True) as progress:
-        replayed = [
-            replay_episode(e, policy, interface.dt_s)
-            for e in progress.track([e for e in bag.episodes if len(e.stamp_ns)], description="asking the policy")
-        ]
-    found = [compare(replayed, mode, interface.torque_limit_nm) for mode in (TORQUE, BALANCE)]
-    comparisons = [c for c in found if c is not None]
-    if not comparisons:
+    for policy in policies.values():
+        policy.contract.require_interface(interface, f"bag {bag.path.name}")
+    recorded = Recorded.of(bag)
+    if not ((recorded.modes == topics.TORQUE) | (recorded.modes == topics.BALANCE)).any():
         raise DataError(f"bag {bag.path}: nobody balanced the robot in it, so there is nothing to compare with")
-    heading = f"{policy.path.name} replayed on {bag.path.name}"
-    table = replay_table(comparisons, heading)
-    provenance = origin(policy, bag=_source(bag), interface=interface.to_json())
-    content = {"comparisons": [dataclasses.asdict(c) for c in comparisons], "provenance": provenance}
-    write_json(folder / "replay.json", content)
-    task = policy.contract.task
-    page = Report(
-        title=heading,
-        lead="What the policy would have done at each recorded state, beside the torque that was executed. The states "
-        "are those that somebody else's torques led to; as on the robot, the policy counts x from where it was given "
-        "command, and while another is in command its x is 0.",
-        tables=[table],
-        episodes=[_curves(r) for r in replayed],
-        limits=Limits(task.fall_pitch_rad, interface.torque_limit_nm, task.v_target_mps or None),
-        provenance=provenance,
-    ).write(folder / "report.html")
-    console.print(table.rich())
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
-    return 0
+    setting = find_setting(recorded, twin)
+    answers = _ask_all(policies, recorded, console)
+    source = played or bag
+    heard = has_answers(source.episodes)
+    with console.status("comparing"):
+        agreements = [agreement(recorded, answer, source.episodes) for answer in answers] if heard else []
+        result = examine(recorded, answers, setting, interface, agreements, source.path.name)
+
+    torques = answers_file(recorded, answers)
+    provenance = {
+        "bag": _source(bag),
+        "interface": interface.to_json(),
+        **({"answers": _source(played)} if played else {}),
+        **{name: origin(policy) for name, policy in policies.items()},
+    }
+    content = {
+        **replay_result.to_json(result),
+        "torques": {"file": TORQUES_FILE, "sha256": hashlib.sha256(torques).hexdigest()},
+        "provenance": provenance,
+    }
+    folder = _folder(args, policies, bag)
+    _write(folder / TORQUES_FILE, torques)
+    write_json(folder / JSON_FILE, content)
+    heading = f"{', '.join(policies)} replayed on {bag.path.name}"
+    page = replay_result.page(result, heading, interface, provenance).write(folder / PAGE_FILE)
+    for table in replay_result.tables(result, heading, interface):
+        console.print(table.rich())
+    for line in (result.no_twin, f"report: {page}"):
+        if line:
+            console.print(line, soft_wrap=True, highlight=False)
+    return 1 if played and not all(a.agreed for a in agreements) else 0
 
 
-def _curves(r: Replayed) -> Curves:
-    time_s = (r.episode.stamp_ns - r.episode.stamp_ns[0]) * 1e-9
-    name = f"{r.episode.name} {r.episode.label}".strip()
-    return Curves(name, time_s, r.episode.states, {"executed": r.executed_nm, "policy": r.policy_nm}, r.modes)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="h2o-robot replay",
+        description="Ask policies at every state of a recorded bag what they would have done: beside the torque that "
+        "was executed and beside each other, what the driver's limits would have cut, and whether the twin is "
+        f"consistent with the bag. Nothing moves. Writes {PAGE_FILE}, {JSON_FILE} and {TORQUES_FILE} (all torques, by "
+        "stamp); the same bag and policies give the same torques, bit for bit.",
+        epilog="example: h2o-robot replay bags/walk --policy policy.onnx",
+    )
+    parser.add_argument("bag", metavar="BAG", help="rosbag2 directory")
+    parser.add_argument(
+        "--policy",
+        required=True,
+        action="append",
+        metavar="POLICY.onnx",
+        help="written by h2o-robot export; several may be given, of any tasks, each after a --policy of its own",
+    )
+    parser.add_argument("--twin", metavar="ROBOT", help="whose twin to compare; default: the robot that the bag names")
+    parser.add_argument(
+        "--against",
+        metavar="ANSWERS",
+        help="bag of answers that launch/replay.launch.yaml recorded (record:=…); status 1 where one differs",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="default: POLICY-replay-BAG (of several: policies-…) beside the policy"
+    )
+    return parser
 
 
-def _source(bag: Bag) -> dict[str, str]:
+def _ask_all(policies: Mapping[str, Policy], recorded: Recorded, console: Console) -> list[Answers]:
+    answers = []
+    with Progress(console=console, transient=True) as progress:
+        for name, policy in policies.items():
+            label = f"asking {name}"
+            answers.append(ask(name, policy, recorded, partial(progress.track, description=label)))
+    return answers
+
+
+def _folder(args: argparse.Namespace, policies: Mapping[str, Policy], bag: Bag) -> Path:
+    if args.output:
+        return Path(args.output)
+    first = next(iter(policies.values())).path
+    return first.with_name(f"{first.stem if len(policies) == 1 else 'policies'}-replay-{bag.path.stem}")
+
+
+def _source(bag: Bag) -> dict[str, Any]:
     return {"name": bag.path.name, "sha256": files_sha256(bag.files)}
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error

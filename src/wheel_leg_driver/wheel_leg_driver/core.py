@@ -228,18 +228,13 @@ class DriverCore:
         return (normal + tail * normal**3) / math.sqrt(1 + 6 * tail + 15 * tail * tail)
 
     def _command(self, common_nm: float, yaw_nm: float) -> Command:
-        cap = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
+        cap = self.limits.largest_nm(self.robot.interface)
         if abs(common_nm) > cap:
             self.monitor.hit("torque")
         return self._send(wheel_torques(common_nm, yaw_nm, cap))
 
     def _send(self, torques_nm: tuple[float, float]) -> Command:
-        cap = min(self.limits.torque_nm, self.robot.interface.torque_limit_nm)
-        step = self.limits.torque_rate_nmps * self.robot.interface.dt_s
-        left, right = (
-            max(last - step, min(last + step, max(-cap, min(cap, wanted))))
-            for last, wanted in zip(self.sent_nm, torques_nm, strict=True)
-        )
+        left, right = self.limits.cut(torques_nm, self.sent_nm, self.robot.interface)
         if max(abs(left - torques_nm[0]), abs(right - torques_nm[1])) > 1e-9:
             self.monitor.hit("torque rate")
         self.sent_nm = (left, right)

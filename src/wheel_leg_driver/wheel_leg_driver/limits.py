@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from h2o_control import topics
+from h2o_control.contract import Interface
 from h2o_control.errors import ConfigError, nearest
 from wheel_leg_driver.estimator import Estimate
 from wheel_leg_driver.protocol import Telemetry
@@ -84,6 +85,21 @@ class Limits:
         """Names of the limits that do nothing."""
         return [f.name[:-7] for f in dataclasses.fields(self) if getattr(self, f.name) == OFF]
 
+    def largest_nm(self, interface: Interface) -> float:
+        """Return the largest torque of a wheel: what is set here, within the robot's own limit."""
+        return min(self.torque_nm, interface.torque_limit_nm)
+
+    def cut(
+        self, wanted_nm: tuple[float, float], last_nm: tuple[float, float], interface: Interface
+    ) -> tuple[float, float]:
+        """Return left and right torque (Nm) as they may be sent a control step after `last_nm`: within cap and rate."""
+        cap, step = self.largest_nm(interface), self.torque_rate_nmps * interface.dt_s
+        left, right = (
+            max(last - step, min(last + step, max(-cap, min(cap, wanted))))
+            for last, wanted in zip(last_nm, wanted_nm, strict=True)
+        )
+        return left, right
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -121,6 +137,11 @@ class Monitor:
             mode: one of topics.ARMED.
             answer_age_s: age of the newest observation that a commander answered; counts in mode torque.
         """
+        found = self.violations(telemetry, estimate, mode, answer_age_s)
+        return max(found, key=lambda v: SEVERITY.index(v.action)) if found else None
+
+    def violations(self, telemetry: Telemetry, estimate: Estimate, mode: str, answer_age_s: float) -> list[Violation]:
+        """Return every limit that is hit and not switched off; arguments are those of `check`."""
         li, s, now_us = self.limits, telemetry.sensors, telemetry.device_time_us
         found: list[Violation] = []
 
@@ -153,7 +174,7 @@ class Monitor:
                 hit("tilt", li.tilt_action, f"pitch {estimate.theta_rad:+.2f} rad is beyond {li.tilt_rad} rad")
             if abs(estimate.v_mps) > li.speed_mps:
                 hit("speed", li.speed_action, f"speed {estimate.v_mps:+.2f} m/s is beyond {li.speed_mps} m/s")
-        return max(found, key=lambda v: SEVERITY.index(v.action)) if found else None
+        return found
 
     def _sustained(self, name: str, beyond: bool, now_us: int) -> bool:
         if not beyond:

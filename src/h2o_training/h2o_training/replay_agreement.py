@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do recorded answers on /wheel_torque agree with those given offline: bit for bit where they answer the same stamp.
+
+Answers recorded while the bag was played through the real policy node (launch/replay.launch.yaml) must. Those that
+were recorded on the robot do, too, where the same policy gave them; there a node may also have given the robot back,
+because an observation came too late.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from h2o_control.bag_reader import Episode
+from h2o_control.contract import FloatArray
+from h2o_training.replay_answers import Answers, Place, Recorded, ask
+from h2o_training.report import TableData
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Recorded answers against the offline ones of one policy.
+
+    Attributes:
+        policy: name.
+        states: in the bag. recorded: of them, those that the recording of the answers holds, too.
+        answered: of these, with a message on /wheel_torque of their stamp.
+        equal: bit for bit, or given back by both.
+        given_back: only the node gave the robot back.
+        takeover: of those that differ, equal where displacement is counted from the observation before or after.
+        differing: that differ. rms_nm, largest_nm: by how much; largest_at: where most, None where nowhere.
+        strays: messages that answer no state of the bag.
+        first_unanswered: where first an observation was left without an answer.
+    """
+
+    policy: str
+    states: int
+    recorded: int
+    answered: int
+    equal: int
+    given_back: int
+    takeover: int
+    differing: int
+    rms_nm: float
+    largest_nm: float
+    largest_at: Place | None
+    strays: int
+    first_unanswered: Place | None
+
+    @property
+    def agreed(self) -> bool:
+        """Every recorded observation was answered, and every answer equals the offline one."""
+        return 0 < self.recorded == self.answered == self.equal and self.strays == 0
+
+    def reasons(self) -> list[str]:
+        """Say why they do not agree, or where they cannot be compared, in words."""
+        said = []
+        if self.recorded < self.states:
+            said.append(
+                f"{self.states - self.recorded} of {self.states} states are not in the recording of the answers: it "
+                "begins when the robot is armed and ends half a second after it is not"
+            )
+        if self.first_unanswered is not None:
+            at = self.first_unanswered
+            said.append(
+                f"{self.recorded - self.answered} observations were not answered, first {at.time_s:.3f} s into "
+                f"{at.episode}: lost messages, or a node that started late"
+            )
+        if self.given_back:
+            said.append(
+                f"{self.given_back} times the node gave the robot back: its observation came too late (see "
+                "/diagnostics); play more slowly, rate:=0.5"
+            )
+        if self.takeover:
+            said.append(
+                f"{self.takeover} answers count displacement from the observation before or after the one counted "
+                "here: the node heard of the change of mode a moment earlier or later"
+            )
+        if self.differing > self.takeover:
+            said.append(
+                f"{self.differing - self.takeover} answers differ otherwise, by at most {self.largest_nm:.3g} Nm: "
+                "another policy, another version of ONNX Runtime, or another machine gave them"
+            )
+        if self.strays:
+            said.append(f"{self.strays} messages answer no state of this bag: the answers are of another one")
+        return said
+
+
+def agreement(recorded: Recorded, answers: Answers, episodes: Sequence[Episode]) -> Agreement:
+    """Compare the answers on /wheel_torque in these episodes with those given offline, by stamp."""
+    stamps, order = np.unique(recorded.stamp_ns, return_index=True)
+    seen = np.isin(stamps, np.concatenate([e.stamp_ns for e in episodes]))
+    heard, heard_nm = _heard(episodes)
+    place = np.searchsorted(stamps, heard)
+    known = (place < len(stamps)) & (stamps[np.minimum(place, len(stamps) - 1)] == heard)
+    rows, theirs = order[place[known]], heard_nm[known]
+    ours = answers.torque_nm[rows]
+    same = _same(ours, theirs)
+    back = np.isnan(theirs) & ~np.isnan(ours)
+    differing = ~same & ~back
+    takeover = np.zeros(len(rows), dtype=np.bool_)
+    if differing.any():
+        known_from = recorded.engaged
+        for others in (np.append(known_from[1:], known_from[-1:]), np.append(known_from[:1], known_from[:-1])):
+            moved = dataclasses.replace(recorded, engaged=others)
+            takeover |= differing & _same(ask(answers.name, answers.policy, moved).torque_nm[rows], theirs)
+    by = np.where(differing, np.nan_to_num(np.abs(ours - theirs), nan=0.0), 0.0)
+    worst = int(by.argmax()) if differing.any() else -1
+    unanswered = order[seen & ~np.isin(stamps, heard)]
+    return Agreement(
+        policy=answers.name,
+        states=len(stamps),
+        recorded=int(seen.sum()),
+        answered=int(np.isin(stamps[seen], heard).sum()),
+        equal=int(same.sum()),
+        given_back=int(back.sum()),
+        takeover=int(takeover.sum()),
+        differing=int(differing.sum()),
+        rms_nm=float(np.sqrt(np.mean(by[differing] ** 2))) if differing.any() else 0.0,
+        largest_nm=float(by[worst]) if differing.any() else 0.0,
+        largest_at=recorded.place(int(rows[worst])) if differing.any() else None,
+        strays=int((~known).sum()),
+        first_unanswered=recorded.place(int(unanswered.min())) if len(unanswered) else None,
+    )
+
+
+def agreement_table(agreements: Sequence[Agreement], where: str) -> TableData:
+    """One row a policy."""
+    columns = ["policy", "states", "recorded", "answered", "equal", "given back", "differ", "rms (Nm)", "largest (Nm)"]
+    rows = [
+        [
+            a.policy,
+            *map(str, (a.states, a.recorded, a.answered, a.equal, a.given_back, a.differing)),
+            f"{a.rms_nm:.3g}",
+            f"{a.largest_nm:.3g}",
+        ]
+        for a in agreements
+    ]
+    reasons = [f"{a.policy}: {'; '.join(a.reasons())}." for a in agreements if a.reasons()]
+    note = (
+        "Answers on /wheel_torque against those given offline, by the stamp of the observation they answer; equal: bit "
+        f"for bit. {' '.join(reasons)}"
+    )
+    return TableData(f"Answers recorded in {where}", columns, rows, note.strip())
+
+
+def to_json(agreements: Sequence[Agreement], where: str) -> dict[str, Any]:
+    """Return all numbers, JSON-ready."""
+    return {
+        "answers of": where,
+        "policies": [{**dataclasses.asdict(a), "agreed": a.agreed, "reasons": a.reasons()} for a in agreements],
+    }
+
+
+def has_answers(episodes: Sequence[Episode]) -> bool:
+    """Whether anything was recorded on /wheel_torque."""
+    return any(len(e.requested.stamp_ns) for e in episodes)
+
+
+def _heard(episodes: Sequence[Episode]) -> tuple[Any, FloatArray]:
+    """Return stamps, increasing, and common torque of all answers; of several with one stamp the first."""
+    stamps = np.concatenate([e.requested.stamp_ns for e in episodes])
+    torque = np.concatenate([e.requested.common_nm for e in episodes])
+    unique, first = np.unique(stamps, return_index=True)
+    return unique, torque[first]
+
+
+def _same(a: FloatArray, b: FloatArray) -> Any:
+    return (a == b) | (np.isnan(a) & np.isnan(b))
