@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a torque begins to show in the data, and which way: regression of accelerations on the torques before.
+
+The change of v (or of theta_dot) over the step from k to k + 1 is regressed on the state at k and on the torque of one
+step, k - d; d runs from 0 to 100 ms. The state takes the feedback out of the torque, so that what is left of it is what
+exploration, stick and noise added. The lag is where the share of variance explained by the torque (the squared partial
+correlation) is largest, between the steps by a parabola. Its spread is that of leaving out one twentieth of the data at
+a time (block jackknife).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2o_control.contract import STATE, FloatArray
+from h2o_training.dataset import Dataset
+from h2o_training.windows import Recording, recordings
+
+#: Longest lag that is looked for.
+LONGEST_S = 0.1
+BLOCKS = 20
+#: With less explained than this, or fewer steps, or a spread beyond this many steps, nothing can be told.
+LEAST_SHARE = 0.01
+LEAST_STEPS = 500
+LARGEST_SPREAD_STEPS = 1.0
+#: Torque forward speeds the wheels up and pitches the body back.
+EXPECTED_SIGN = {"v": 1, "theta_dot": -1}
+
+
+@dataclass(frozen=True)
+class Lag:
+    """When and which way one rate answers to the torque.
+
+    Attributes:
+        response: "v" or "theta_dot".
+        told: whether the data tell; else `reason` says why not.
+        lag_s: from the beginning of the step in which the torque was executed to that of the step in which it shows.
+        spread_s: standard deviation of that.
+        sign: of the response to a positive torque.
+        share: float64 [D], variance explained by the torque of d steps before, d = 0 … D − 1.
+    """
+
+    response: str
+    told: bool
+    reason: str
+    lag_s: float
+    spread_s: float
+    sign: int
+    share: FloatArray
+
+
+def action_lag(dataset: Dataset, response: str) -> Lag:
+    """Estimate the lag of one response, "v" or "theta_dot"."""
+    dt = dataset.interface.dt_s
+    depth = max(4, math.ceil(LONGEST_S / dt)) + 1
+    rows = [_rows(part, response, depth) for part in recordings(dataset) if len(part.torque_nm) > depth]
+    table = np.concatenate(rows) if rows else np.zeros((0, len(STATE) + depth + 1))
+    nothing = np.zeros(depth)
+    if len(table) < LEAST_STEPS:
+        return Lag(response, False, f"{len(table)} steps, {LEAST_STEPS} are needed", math.nan, math.nan, 0, nothing)
+    table = table - table.mean(axis=0)
+    grams = [block.T @ block for block in np.array_split(table, BLOCKS)]
+    total = np.sum(grams, axis=0)
+    share, sign = _explained(total, depth)
+    best = int(share.argmax())
+    lag = _peak(share)
+    left_out = np.array([_peak(_explained(total - gram, depth)[0]) for gram in grams])
+    spread = math.sqrt((BLOCKS - 1) / BLOCKS * float(np.square(left_out - left_out.mean()).sum()))
+    reason = ""
+    if share[best] < LEAST_SHARE:
+        explained = f"{100 * share[best]:.2g} % of the changes of {response}"
+        reason = f"the torque explains {explained}, {100 * LEAST_SHARE:g} % is needed"
+    elif best == depth - 1:
+        reason = f"no peak within {LONGEST_S * 1e3:g} ms"
+    elif spread > LARGEST_SPREAD_STEPS:
+        reason = f"parts of the data disagree by {spread * dt * 1e3:.3g} ms"
+    return Lag(response, not reason, reason, lag * dt, spread * dt, int(sign[best]), share)
+
+
+def _rows(part: Recording, response: str, depth: int) -> FloatArray:
+    """Rows [n, 3 + depth + 1]: v, theta, theta_dot; torques of 0 … depth − 1 steps before; the change that followed."""
+    torque = part.torque_nm.mean(axis=1)
+    past = np.lib.stride_tricks.sliding_window_view(torque, depth)[:, ::-1]
+    states = part.states[depth - 1 : -1, 1:]
+    change = np.diff(part.states[depth - 1 :, STATE.index(response)])
+    return np.concatenate((states, past, change[:, None]), axis=1)
+
+
+def _explained(gram: FloatArray, depth: int) -> tuple[FloatArray, FloatArray]:
+    """Squared partial correlation [depth] of the change with each torque, given the state, and its sign."""
+    known, rest = slice(0, 3), slice(3, None)
+    # The pseudo-inverse: a state that never varies explains nothing.
+    left = gram[rest, rest] - gram[rest, known] @ np.linalg.pinv(gram[known, known]) @ gram[known, rest]
+    own = np.diagonal(left)
+    scale = own[:depth] * own[depth]
+    # A torque that the state determines has no variance of its own left but rounding.
+    alive = (own[:depth] > 1e-9 * np.diagonal(gram)[3 : 3 + depth]) & (scale > 0)
+    share = np.where(alive, np.square(left[:depth, depth]) / np.where(alive, scale, 1.0), 0.0)
+    return share, np.sign(left[:depth, depth])
+
+
+def _peak(share: FloatArray) -> float:
+    """Place of the largest value, between the steps by a parabola through its neighbours; 0 is the earliest."""
+    best = int(share.argmax())
+    if not 0 < best < len(share) - 1:
+        return float(best)
+    before, here, after = share[best - 1 : best + 2]
+    bend = before - 2 * here + after
+    return best + 0.5 * float((before - after) / bend) if bend < 0 else float(best)
