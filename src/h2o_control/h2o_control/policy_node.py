@@ -52,10 +52,13 @@ PARAMETERS = (
     Parameter("candidate", "", "ONNX file that the service NODE/swap puts in the policy's place", read_only=False),
     # The driver is stricter, in device time; this is for a policy that runs where the driver's clock does not reach.
     Parameter("max_age_s", 0.05, "age of an observation at which an answer is not sent any more, s", 0.001, 1.0),
+    Parameter("listeners", 0, "how many must listen to its answers before it listens to /odom", 0, 100),
     END_WITH_CLOCK,
     *REALTIME_PARAMETERS,
 )
 DIAGNOSTICS_S = 0.5
+#: How often it looks whether its answers are listened to, where that is waited for.
+BEGIN_S = 0.1
 
 
 class PolicyNode(Node):
@@ -108,11 +111,18 @@ class PolicyNode(Node):
         end_with_clock(self)
         for refused in make_real_time(self):
             self.get_logger().warning(refused)
-        # Last: it answers from now on, with what the lines above set up.
-        self._lane = HotLane(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
         policy = self._answering.policy
         watching = "as a shadow, " if self._shadow else ""
         self.get_logger().info(f"{policy.path}: task {policy.contract.task.name!r}, {watching}waiting for the robot")
+        self._begin_timer = steady_timer(self, BEGIN_S, self._begin)
+        # Last: it answers from now on, with what the lines above set up.
+        self._begin()
+
+    def _begin(self) -> None:
+        """Listen to observations once its answers are listened to."""
+        if self._torque.get_subscription_count() >= value(self, "listeners"):
+            self._begin_timer.cancel()
+            self._lane = HotLane(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
 
     def destroy_node(self) -> None:
         """Leave the graph; rclpy calls this for a node that was never finished, too."""

@@ -116,12 +116,11 @@ def engaged(episode: Episode) -> NDArray[np.bool_]:
     """
     changes = sorted(episode.mode_changes, key=lambda change: change.stamp_ns)
     if not changes:
-        return episode.modes() == TORQUE
+        return np.asarray(episode.modes() == TORQUE)
     seen = episode.received_ns if len(episode.received_ns) == len(episode.stamp_ns) else episode.stamp_ns
     last = np.searchsorted([change.stamp_ns for change in changes], seen, side="right") - 1
     in_command = np.array([change.mode == TORQUE for change in changes])
-    known: NDArray[np.bool_] = (last >= 0) & in_command[last]
-    return known
+    return np.asarray((last >= 0) & in_command[last])
 
 
 def load_policies(paths: Sequence[str]) -> dict[str, Policy]:
