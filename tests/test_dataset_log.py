@@ -73,7 +73,7 @@ def test_without_a_done_column_the_pitch_tells_the_fall(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ROWS + "1 2 3\n", r"log.txt line 5: 3 columns, --columns names 6"),
+        (ROWS + "1 2 3\n", r"log.txt line 5: 3 columns, 6 are named"),
         (ROWS + "1 2 3 4 5 0 7\n", r"line 5: 7 columns"),
         (ROWS + "1 2 upright 4 5 0\n", r"line 5: theta is 'upright', not a number"),
         (ROWS + "1 2 nan 4 5 0\n", r"line 5: theta is nan, not a finite number"),
@@ -140,3 +140,53 @@ def test_the_real_robots_log_goes_through(tmp_path: Path, capsys: pytest.Capture
     # Δx = 0.00499 v in this log: the pairs are neighbours.
     slope = np.polyfit(d.states[:, 1], d.next_states[:, 0] - d.states[:, 0], 1)[0]
     assert slope == pytest.approx(0.00499, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffx,v,theta,theta_dot,tau,done\r\n0.1,0.2,0.01,0.1,1.5,0\r\n0.2,0.3,0.02,0.2,-6,0",
+        "0.1;0.2;0.01;0.1;1.5;0\n0.2;0.3;0.02;0.2;-6;0\n",
+        "0,1;0,2;0,01;0,1;1,5;0;\n0,2;0,3;0,02;0,2;-6,0;0;",
+        "0.1\t0.2\t0.01\t0.1\t1.5\t0\n0.2\t0.3\t0.02\t0.2\t-6\t0",
+        "# a remark\n0.1, 0.2, 0.01, 0.1, 1.5, 0\n0.2, 0.3, 0.02, 0.2, -6, 0\n",
+    ],
+    ids=["BOM, names, CRLF, no last newline", "semicolons", "decimal commas", "tabs", "commas and blanks"],
+)
+def test_other_programs_text_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "log.csv").write_bytes(text.encode())
+    np.testing.assert_array_equal(
+        read_log(tmp_path / "log.csv", COLUMNS), [[0.1, 0.2, 0.01, 0.1, 1.5, 0], [0.2, 0.3, 0.02, 0.2, -6, 0]]
+    )
+
+
+@pytest.mark.parametrize("head", ["t,theta [rad],x,v,theta_dot,tau (Nm)\n", '# t, "theta", x, v, theta_dot, tau\n'])
+def test_columns_may_come_from_the_first_line(tmp_path: Path, head: str) -> None:
+    log = write(tmp_path, head + "0,0.01,0.1,0.2,0.3,1.5\n1,0.02,0.2,0.3,0.4,0\n")
+    d = import_logs([log], None, Interface(), TASKS["stand"]).dataset
+    np.testing.assert_allclose(d.states, [[0.1, 0.2, 0.01, 0.3]], rtol=1e-6)
+    assert d.actions[0, 0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("1,2,3,4,5\n", "does not begin with a line of names"),
+        ("x,v,pitch,theta_dot,tau\n", "names x, v, pitch, theta_dot, tau, but not theta"),
+        ("x,x,v,theta,theta_dot,tau\n", "names 'x' 2 times"),
+    ],
+)
+def test_a_first_line_without_the_names_is_refused(tmp_path: Path, head: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        import_logs([write(tmp_path, head + "0,0,0,0,0\n")], None, Interface(), TASKS["stand"])
+
+
+def test_names_that_contradict_the_columns_given_are_refused(tmp_path: Path) -> None:
+    log = write(tmp_path, "x,v,theta_dot,theta,tau,done\n" + ROWS.replace(" ", ","))
+    with pytest.raises(DataError, match="line 1 calls column 3 'theta_dot', --columns calls it 'theta'"):
+        read_log(log, COLUMNS)
+
+
+def test_an_empty_field_is_named_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2: theta is '', not a number"):
+        read_log(write(tmp_path, "1,2,3,4,5,0\n1,2,,4,5,0\n"), COLUMNS)

@@ -24,7 +24,7 @@ setup(
         "plotly>=5.18",
         "tensorboard>=2.14",
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"], "formats": ["minari>=0.5", "pyarrow>=14"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
         ("share/" + PACKAGE, ["package.xml"]),

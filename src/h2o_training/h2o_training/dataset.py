@@ -22,14 +22,14 @@ BoolArray = NDArray[np.bool_]
 
 #: Version of the file's layout, raised when a reader of today could not read it.
 FORMAT = 2
+#: What a robot's dataset has beside D4RL's keys, by the name below infos/.
+INFOS = {"states": "states", "next_states": "next_states", "wheel_torques": "wheel_torques_nm"}
 _FLOATS = {
     "observations": "observations",
     "actions": "actions",
     "rewards": "rewards",
     "next_observations": "next_observations",
-    "states": "infos/states",
-    "next_states": "infos/next_states",
-    "wheel_torques": "infos/wheel_torques_nm",
+    **{name: f"infos/{key}" for name, key in INFOS.items()},
 }
 _BOOLS = {"terminals": "terminals", "timeouts": "timeouts"}
 
@@ -163,13 +163,19 @@ class Dataset:
 
         Raises:
             DataError: no such file, not HDF5, keys missing, or another format.
-            ContractError: its contracts are not ones this version knows.
+            ContractError: its contracts are not ones this version knows, or it has none (D4RL's own files).
         """
         if not Path(path).is_file():
             raise DataError(f"no such dataset: {path}")
         try:
             with h5py.File(path, "r") as file:
                 found = file.attrs.get("format")
+                if found is None and "observations" in file:
+                    raise ContractError(
+                        f"{path} is a dataset with D4RL's keys that says nothing about a robot: nothing can be "
+                        "trained, identified or judged on a robot with it. h2o-robot dataset convert and "
+                        "h2o_training.dataset_d4rl.load_d4rl read it"
+                    )
                 if found != FORMAT:
                     raise DataError(f"{path} has dataset format {found}, this version reads {FORMAT}; build it again")
                 missing = sorted(key for key in {**_FLOATS, **_BOOLS}.values() if key not in file)
