@@ -88,18 +88,22 @@ def test_episodes_are_started_labelled_noted_and_discarded_on_request(tmp_path: 
         rates = start_rates(nodes, "--messages", "400")
         probe.wait(lambda: listener.status.message == "ready", "a recorder that is ready")
         steps = (
-            ("start", "recording b_0.mcap"),
-            ("success", "b_0.mcap: success"),
-            ("stop", "stopped b_0.mcap: 0 lost"),
-            ("fall", "b_0.mcap: fall"),
-            ("start", "recording b_1.mcap"),
-            ("discard", "b_1.mcap is discarded"),
+            (topics.START_EPISODE, "recording b_0.mcap"),
+            (topics.LABEL_FALL, "b_0.mcap: fall"),
+            (topics.STOP_EPISODE, "stopped b_0.mcap: 0 lost"),
+            (topics.START_EPISODE, "recording b_1.mcap"),
+            (topics.DISCARD_EPISODE, "b_1.mcap is discarded"),
         )
-        for what, said in steps:
-            assert operate(nodes, probe, "record", what) == (0, said)
+        for service, said in steps[:3]:
+            answer = probe.call(service)
+            assert (answer.success, answer.message) == (True, said)
+        assert operate(nodes, probe, "record", "success") == (0, "b_0.mcap: success")
+        for service, said in steps[3:]:
+            answer = probe.call(service)
+            assert (answer.success, answer.message) == (True, said)
         status, said = operate(nodes, probe, "record", "discard")
         assert (status, said.startswith("refused: episode 1 was discarded")) == (1, True)
-        assert operate(nodes, probe, "record", "stop") == (1, "refused: no episode is being recorded")
+        assert probe.call(topics.STOP_EPISODE).message == "no episode is being recorded"
         assert operate(nodes, probe, "record", "note", "for the next: soft tyres") == (0, "noted")
         assert probe.call(topics.START_EPISODE).success
         probe.wait(lambda: listener.status.message == "recording b_2.mcap, 0 lost", "what is recorded")
@@ -109,7 +113,7 @@ def test_episodes_are_started_labelled_noted_and_discarded_on_request(tmp_path: 
         rates.terminate()
         rows = custom(tmp_path / "b")
     assert [(row["file"], row["label"], row["note"]) for row in rows] == [
-        ("b_0.mcap", "fall", ""),
+        ("b_0.mcap", "success", ""),
         ("b_2.mcap", "", "for the next: soft tyres"),
     ]
     assert rows[0]["lost"]["/odom"] == rows[0]["frames_missing"] == 0
