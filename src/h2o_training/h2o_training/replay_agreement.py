@@ -130,12 +130,11 @@ def agreement(recorded: Recorded, answers: Answers, episodes: Sequence[Episode])
 
 def agreement_table(agreements: Sequence[Agreement], where: str) -> TableData:
     """One row a policy."""
-    columns = ["policy", "states", "recorded", "answered", "equal", "given back", "differ", "rms (Nm)", "largest (Nm)"]
+    columns = ["policy", "states", "recorded", "answered", "equal", "given back", "differ", "by at most (Nm)"]
     rows = [
         [
             a.policy,
             *map(str, (a.states, a.recorded, a.answered, a.equal, a.given_back, a.differing)),
-            f"{a.rms_nm:.3g}",
             f"{a.largest_nm:.3g}",
         ]
         for a in agreements

@@ -53,6 +53,9 @@ def command(argv: Sequence[str]) -> int:
     heard = has_answers(source.episodes)
     with console.status("comparing"):
         agreements = [agreement(recorded, answer, source.episodes) for answer in answers] if heard else []
+        if not played:
+            # What another policy answered on the robot is no news.
+            agreements = [a for a in agreements if a.equal]
         result = examine(recorded, answers, setting, interface, agreements, source.path.name)
 
     torques = answers_file(recorded, answers)

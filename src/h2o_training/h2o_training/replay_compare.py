@@ -109,32 +109,43 @@ def compare(
 
 
 def comparison_tables(comparisons: Sequence[Comparison], heading: str) -> list[TableData]:
-    """Return the comparison with what was executed, that of the policies with each other, and where they differ."""
-    with_executed = [c for c in comparisons if c.other == EXECUTED]
-    with_policies = [c for c in comparisons if c.other != EXECUTED]
+    """Return the comparison with what was executed, and of several policies that with each other."""
+    columns = ["policy (in command)", "steps", "diff. (Nm)", "corr.", "at limit", "policy (Nm)", "executed (Nm)"]
     note = (
         "Rms of the difference and of each, common torque of one wheel over the step that begins at the state. At "
-        "limit: steps at which the policy asks for all there is."
+        "limit: steps at which the policy asks for all there is. "
     )
-    tables = [
-        TableData(
-            heading,
-            ["policy", "in command", "steps", "diff. (Nm)", "corr.", "at limit", "policy (Nm)", "executed (Nm)"],
-            [[c.policy, *_numbers(c, True)] for c in with_executed],
-            note,
-        )
-    ]
+    with_executed = [c for c in comparisons if c.other == EXECUTED]
+    rows = [[f"{c.policy} ({MODE_STYLE[c.mode][1]})", *_numbers(c)] for c in with_executed]
+    tables = [TableData(heading, columns, rows, note + _largest_note(with_executed))]
+    with_policies = [c for c in comparisons if c.other != EXECUTED]
     if with_policies:
-        tables.append(
-            TableData(
-                "Policies against each other",
-                ["policies", "in command", "steps", "diff. (Nm)", "corr.", "first (Nm)", "second (Nm)"],
-                [[f"{c.policy}, {c.other}", *_numbers(c, False)] for c in with_policies],
-                "Over the same recorded states; which policy commanded then, if any, is not what this compares.",
-            )
-        )
-    tables.append(_places_table(comparisons))
+        columns = ["policies (in command)", "steps", "diff. (Nm)", "corr.", "at limit", "first (Nm)", "second (Nm)"]
+        rows = [[f"{c.policy}, {c.other} ({MODE_STYLE[c.mode][1]})", *_numbers(c)] for c in with_policies]
+        note = "Over the same recorded states, whoever commanded then. At limit: the first. "
+        tables.append(TableData("Policies against each other", columns, rows, note + _largest_note(with_policies)))
     return tables
+
+
+def places_table(comparisons: Sequence[Comparison]) -> TableData:
+    """Return where the differences are greatest: time, mode and state."""
+    rows = [
+        [
+            f"{c.policy}, {c.other}",
+            MODE_STYLE[c.mode][1],
+            large.place.episode,
+            f"{large.place.time_s:.2f}",
+            f"{large.policy_nm:+.2f}",
+            f"{large.other_nm:+.2f}",
+            *(f"{value:+.2f}" for value in large.place.state),
+        ]
+        for c in comparisons
+        for large in c.largest
+    ]
+    names = [STATE_TITLES[name] for name in STATE]
+    columns = ["policy, other", "in command", "episode", "at (s)", "policy (Nm)", "other (Nm)", *names]
+    note = f"The {PLACES} greatest differences of each kind, at least {APART_S:g} s apart."
+    return TableData("Where they differ most", columns, rows, note)
 
 
 def difference_figure(recorded: Recorded, answers: Sequence[Answers]) -> Any:
@@ -193,36 +204,25 @@ def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(c) for c in comparisons]
 
 
-def state_text(state: Sequence[float]) -> str:
-    """Write a state [4] on one line."""
-    return ", ".join(f"{value:+.2f}" for value in state)
+def at(place: Place) -> str:
+    """Write when and in which episode a place is."""
+    return f"{place.time_s:.2f} s of {place.episode}"
 
 
-def _numbers(c: Comparison, saturated: bool) -> list[str]:
+def _numbers(c: Comparison) -> list[str]:
     correlation = f"{c.correlation:.3f}" if math.isfinite(c.correlation) else "–"
-    share = [f"{100 * c.saturated_share:.1f} %"] if saturated else []
+    share = f"{100 * c.saturated_share:.1f} %"
     ends = [f"{c.policy_rms_nm:.3f}", f"{c.other_rms_nm:.3f}"]
-    return [MODE_STYLE[c.mode][1], str(c.steps), f"{c.rms_difference_nm:.3f}", correlation, *share, *ends]
+    return [str(c.steps), f"{c.rms_difference_nm:.3f}", correlation, share, *ends]
 
 
-def _places_table(comparisons: Sequence[Comparison]) -> TableData:
-    rows = [
-        [
-            c.policy,
-            c.other,
-            MODE_STYLE[c.mode][1],
-            large.place.episode,
-            f"{large.place.time_s:.2f}",
-            f"{large.policy_nm:+.2f}",
-            f"{large.other_nm:+.2f}",
-            state_text(large.place.state),
-        ]
-        for c in comparisons
-        for large in c.largest
-    ]
-    columns = ["policy", "against", "in command", "episode", "at (s)", "policy (Nm)", "other (Nm)", "x, v, θ, θ̇"]
-    note = f"The {PLACES} greatest differences of each kind, at least {APART_S:g} s apart; m, m/s, rad, rad/s."
-    return TableData("Where they differ most", columns, rows, note)
+def _largest_note(comparisons: Sequence[Comparison]) -> str:
+    said = []
+    for c in comparisons:
+        for large in c.largest[:1]:
+            difference = large.policy_nm - large.other_nm
+            said.append(f"{c.policy} {difference:+.2f} Nm at {at(large.place)} ({MODE_STYLE[c.mode][1]})")
+    return f"Largest difference: {'; '.join(said)}." if said else ""
 
 
 def _largest_rows(recorded: Recorded, rows: Any, difference: FloatArray) -> list[int]:

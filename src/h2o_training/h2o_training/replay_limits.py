@@ -20,7 +20,7 @@ from h2o_control.contract import FloatArray, Interface
 from h2o_control.topics import ARMED, TORQUE
 from h2o_training.figures import MODE_STYLE
 from h2o_training.replay_answers import Answers, Place, Recorded
-from h2o_training.replay_compare import state_text, style
+from h2o_training.replay_compare import at, style
 from h2o_training.report import TableData
 from wheel_leg_driver.estimator import Estimate
 from wheel_leg_driver.limits import OFF, Limits, Monitor
@@ -113,19 +113,24 @@ def cut_table(cuts: Sequence[Cut], source: str) -> TableData:
     rows = []
     for c in cuts:
         bound = ", ".join(f"{value:g}" for value in c.bounds) + f" {c.unit}"
-        where = [
-            f"{c.first.time_s:.2f} s of {c.first.episode}" if c.first else "–",
-            _worst(c),
-            state_text(c.worst.state) if c.worst else "–",
-        ]
-        count = "off" if c.off else f"{c.steps} of {c.of}"
-        rows.append([c.policy, c.limit, bound, count, "–" if c.off else f"{100 * c.share:.2f} %", *where])
+        first = f"{c.first.time_s:.2f}" if c.first else "–"
+        worst = [f"{c.worst_value:.2f}", f"{c.worst.time_s:.2f}"] if c.worst else ["–", "–"]
+        rows.append([_row(c), bound, "off" if c.off else str(c.steps), f"{100 * c.share:.2f} %", first, *worst])
+    steps = ", ".join(dict.fromkeys(str(c.of) for c in cuts))
+    places = [
+        f"{_row(c)} at {at(c.worst)} ({MODE_STYLE[c.worst.mode][1]}; x, v, θ, θ̇ "
+        f"{', '.join(f'{value:+.2f}' for value in c.worst.state)})"
+        for c in cuts
+        if c.worst
+    ]
     note = (
-        f"{source} Torque and torque rate: answers that the driver would have cut (the largest cut is the worst). "
-        "Tilt, speed, distance: recorded states at which a policy in command would have lost the robot, whoever "
-        "commanded then. Steps while the robot was armed; steering, which is the driver's, is left out."
+        f"{source} Torque and torque rate: answers that the driver would have cut; worst: the torque asked for, and "
+        "what the rate cuts away. Tilt, speed, distance: recorded states at which a policy in command would have lost "
+        f"the robot, whoever commanded then. Of {steps} steps while the robot was armed; steering is left out. "
     )
-    columns = ["policy", "limit", "bound", "steps", "share", "first at", "worst", "x, v, θ, θ̇ there"]
+    if places:
+        note += f"Worst: {'; '.join(places)}."
+    columns = ["limit", "bound", "steps", "share", "first at (s)", "worst", "at (s)"]
     return TableData("What the driver's limits would have cut", columns, rows, note)
 
 
@@ -246,13 +251,6 @@ def _cut(
 
 def _bounds(values: Any) -> tuple[float, ...]:
     return tuple(sorted({float(value) for value in values}))
-
-
-def _worst(c: Cut) -> str:
-    if c.worst is None:
-        return "–"
-    unit = "Nm cut" if c.limit == TORQUE_RATE else c.unit
-    return f"{c.worst_value:.2f} {unit} at {c.worst.time_s:.2f} s ({MODE_STYLE[c.worst.mode][1]})"
 
 
 def _row(c: Cut) -> str:

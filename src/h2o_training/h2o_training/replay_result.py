@@ -114,7 +114,7 @@ def examine(
 
 
 def tables(result: Result, heading: str, interface: Interface) -> list[TableData]:
-    """Return all tables, the comparison with what was executed first."""
+    """Return all tables that fit a terminal, the comparison with what was executed first."""
     found = replay_compare.comparison_tables(result.comparisons, heading)
     found.append(replay_limits.cut_table(result.cuts, result.limits_source))
     if result.twin:
@@ -132,7 +132,7 @@ def page(result: Result, heading: str, interface: Interface, provenance: Mapping
         lead="What the policies would have done at each recorded state, beside the torque that was executed. The "
         "states are those that somebody else's torques led to; as on the robot, a policy counts x from where one was "
         f"given command, and while another is in command its x is 0. {result.no_twin}",
-        tables=tables(result, heading, interface),
+        tables=[*tables(result, heading, interface), replay_compare.places_table(result.comparisons)],
         episodes=_curves(result),
         limits=Lines(task.fall_pitch_rad, interface.torque_limit_nm, task.v_target_mps or None),
         provenance=provenance,

@@ -24,7 +24,7 @@ from h2o_control.errors import ContractError, DataError
 from h2o_training.dataset_build import episode_transitions
 from h2o_training.effects import Effects, effects_from
 from h2o_training.replay_answers import Place
-from h2o_training.replay_compare import STATE_TITLES, style
+from h2o_training.replay_compare import STATE_TITLES, at, style
 from h2o_training.report import TableData
 from h2o_training.sysid import PAST
 from h2o_training.sysid_problem import predict
@@ -123,24 +123,24 @@ def consistency_table(c: Consistency, units: Sequence[str]) -> TableData:
     for steps in LISTED:
         for column, name in enumerate(STATE):
             twin, nothing = c.twin_rms[steps - 1, column], c.nothing_rms[steps - 1, column]
-            place, error = c.worst[column]
             rows.append(
                 [
                     f"{name} ({units[column]})",
-                    f"{steps} ({steps * c.dt_s * 1e3:g} ms)",
+                    f"{steps * c.dt_s * 1e3:g} ms, {steps} step{'' if steps == 1 else 's'}",
                     f"{twin:.4g}",
                     f"{nothing:.4g}",
                     f"{twin / nothing:.2f}" if nothing > 0 else "–",
                     f"{c.mean[steps - 1, column]:+.2g}",
-                    f"{error:+.3g} from {place.time_s:.2f} s of {place.episode}" if steps == HORIZON else "",
                 ]
             )
+    worst = [f"{name} {error:+.3g} from {at(place)}" for name, (place, error) in zip(STATE, c.worst, strict=True)]
     note = (
         f"Rms of predicted minus recorded over {c.windows} starts, with the torques that were executed; beside it the "
         "error of saying that nothing changes. A ratio well below 1 means that the twin explains the motion; at 1 step "
-        "the noise of the sensors is most of the error. Mean: the twin's, a bias where it is as large as the rms."
+        "the noise of the sensors is most of the error. Mean: the twin's, a bias where it is as large as the rms. "
+        f"Largest after {HORIZON} steps: {'; '.join(worst)}."
     )
-    columns = ["state", "steps", "twin, rms", "no change, rms", "ratio", "twin, mean", "largest"]
+    columns = ["state", "predicted ahead", "twin (rms)", "no change (rms)", "ratio", "twin (mean)"]
     return TableData(f"Consistency with the twin of {c.robot}", columns, rows, note)
 
 
