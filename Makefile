@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test faults fuzz bench-twin bench-sysid bench-hard bench-loop lint build lock clean
+.PHONY: help install demo test golden faults fuzz bench-kill bench-twin bench-sysid bench-hard bench-loop lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ fuzz: install ## A hundred million damaged bytes through both codecs
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)
 
+bench-kill: install ## The recorder killed a hundred times; writes docs/recorder.md (15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_kill.py --page docs/recorder.md $(ARGS)
+
 bench-loop: install ## Latency of the control loop at 200, 500 and 1000 Hz beside a bare ping-pong (25 minutes, quiet machine)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_loop.py $(ARGS)
 
@@ -43,6 +46,9 @@ bench-sysid: install ## Fifty robots drawn at random, driven for a minute each, 
 
 bench-twin: install ## Speed of the twins against a gymnasium loop, measured in the same run
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_twin.py $(ARGS)
+
+golden: install ## Record the golden bags of bags/golden anew (4 minutes, quiet machine)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/make_golden_bags.py $(ARGS)
 
 lint: install ## Lint, format check and types
 	$(BIN)/ruff check .

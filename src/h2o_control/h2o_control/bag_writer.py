@@ -111,13 +111,15 @@ class BagWriter:
         self._started = 0
         self._free_bytes = free_bytes or _free_bytes
         self._metadata_error: OSError | None = None
+        new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True)
             self._lock = bag_lock.hold(self.path)
             write_metadata(self.path, bag_information(self.topic_types, [], {}))
             if self.settings.fsync:
-                sync_folder(self.path)
-                sync_folder(self.path.parent)
+                for folder in new_folders:
+                    sync_folder(folder)
+                    sync_folder(folder.parent)
         except FileExistsError:
             raise DataError(f"{path} exists already and is not overwritten; give another name for the bag") from None
         except OSError as error:
