@@ -139,7 +139,7 @@ def page(result: Result, heading: str, interface: Interface, provenance: Mapping
     ).page()
     figures = [
         (
-            "Policy minus executed torque, over the state",
+            "Policy minus executed torque, over the state: median, and the band that holds 80 %",
             replay_compare.difference_figure(result.recorded, result.answers),
         )
     ]
