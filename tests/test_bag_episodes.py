@@ -167,6 +167,19 @@ def messages(file: Path) -> list[Any]:
         return [message for _, _, message in make_reader(stream).iter_messages()]
 
 
+def test_a_chunk_is_closed_when_it_is_old_enough_though_nothing_comes(tmp_path: Path) -> None:
+    bag = writer(tmp_path / "b", chunk_time_ns=200_000_000)
+    bag.start_episode()
+    file = tmp_path / "b" / "b_0.mcap"
+    before = file.stat().st_size
+    write(bag, 0, 1)
+    bag.flush(START_NS + 199_999_999)
+    assert file.stat().st_size == before
+    bag.flush(START_NS + 200_000_000)
+    assert file.stat().st_size > before
+    bag.close()
+
+
 def test_a_disk_that_takes_nothing_for_long_ends_the_episode_and_receives_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

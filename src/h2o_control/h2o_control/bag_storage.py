@@ -35,8 +35,8 @@ class BagStorage(Protocol):
     def write(self, topic: str, data: bytes, stamp_ns: int, sequence: int = 0) -> None:
         """Append one serialized message received at `stamp_ns`; `sequence` is its publisher's number for it."""
 
-    def flush(self) -> None:
-        """Hand over what has come; raise what the disk has refused since the last call."""
+    def flush(self, now_ns: int | None = None) -> None:
+        """Hand over what has come, or what is old enough at `now_ns`; raise what the disk has refused since."""
 
     def end_episode(self, reason: str = "stopped") -> EpisodeInfo | None:
         """End the running episode; returns it, None where none was running."""

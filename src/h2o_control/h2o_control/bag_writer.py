@@ -193,14 +193,20 @@ class BagWriter:
         if self._pending_bytes >= settings.chunk_bytes or stamp_ns - self._chunk_start_ns >= settings.chunk_time_ns:
             self.flush()
 
-    def flush(self) -> None:
-        """Close the chunk in progress and hand it to the disk; call at least every 0.2 s.
+    def flush(self, now_ns: int | None = None) -> None:
+        """Close the chunk in progress and hand it to the disk.
+
+        Args:
+            now_ns: where given, only a chunk that is old enough by then is closed. Call it so several times a second:
+                `write` closes chunks too, but only when messages come.
 
         Raises:
             BagWriteError: as `write`; also where the disk refused something since the last call.
         """
         self._check_disk()
         if self.episode is None or self._pending_bytes == 0:
+            return
+        if now_ns is not None and now_ns - self._chunk_start_ns < self.settings.chunk_time_ns:
             return
         try:
             self._check_space()

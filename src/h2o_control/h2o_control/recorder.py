@@ -113,7 +113,7 @@ class Recorder:
         Raises:
             UserError: as `take`.
         """
-        self.writer.flush()
+        self.writer.flush(stamp_ns)
         self._look_at_pitch(stamp_ns)
         if self._stop_at_ns is not None and stamp_ns >= self._stop_at_ns:
             self.stop(self._stop_reason, by_hand=False)

@@ -168,7 +168,7 @@ class Rosbag2Writer:
         episode.end_ns = max(episode.end_ns, stamp_ns)
         episode.counts[topic] += 1
 
-    def flush(self) -> None:
+    def flush(self, now_ns: int | None = None) -> None:
         """Look after the disk; rosbag2 writes when it sees fit.
 
         Raises:
