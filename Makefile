@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test golden faults fuzz bench-kill bench-twin bench-sysid bench-hard bench-loop lint build lock clean
+.PHONY: help install demo test golden faults fuzz bench-data bench-kill bench-twin bench-sysid bench-hard bench-loop lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ faults: install ## Every fault in every state, on real nodes; writes docs/fault-
 
 fuzz: install ## A hundred million damaged bytes through both codecs
 	$(BIN)/python tests/fuzz_protocol.py --bytes 100000000 $(ARGS)
+
+bench-data: install ## A million samples from a bag against rosbags, memory of an hour, the recorder's share of a core; writes docs/loading.md (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_data.py --page docs/loading.md $(ARGS)
 
 bench-hard: install ## Policies from the ideal twin fall on `hard` where a static map stands and drives (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_hard.py $(ARGS)

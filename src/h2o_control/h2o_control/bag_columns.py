@@ -69,7 +69,7 @@ def read_groups(path: Path, wanted: Mapping[str, Wanted], stored: StoredFile) ->
                         topics[topic] = _Topic(topic, found)
                     rows_of.setdefault(topic, []).append(channel)
             for topic, channels in rows_of.items():
-                yield from topics[topic].groups(batch, np.flatnonzero(np.isin(batch.channel, channels)))
+                yield from topics[topic].groups(batch, np.flatnonzero(np.isin(batch.channel, channels, kind="table")))
     except (AnyReaderError, ReaderError, SerdeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 

@@ -7,14 +7,17 @@ like any other, up to its last whole chunk. Other storages are read by rosbags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from rosbags.highlevel import AnyReader
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.rosbag2 import ReaderError
+from rosbags.serde import SerdeError
 
+from h2o_control import topics
 from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.errors import DataError
 from h2o_control.mcap_batches import BATCH_BYTES, Batch, StoredFile, mcap_batches
@@ -67,6 +70,28 @@ def batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
         AnyReaderError, ReaderError: rosbags cannot read the directory.
     """
     return mcap_batches(path, stored) if path.suffix == ".mcap" else _other_batches(path, stored)
+
+
+def read_messages(path: Path, names: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+    """Yield topic, receive stamp in ns and message of the topics whose last path component is given, in file order.
+
+    For the few: each is read on its own by rosbags. A topic of another type than h2o_control.topics gives it is left
+    out. For streams, see bag_columns.
+
+    Raises:
+        DataError: not a file that mcap or rosbags can read, or a message that is not of its type.
+    """
+    stored = StoredFile(path.name)
+    try:
+        for batch in batches(path, stored):
+            for channel, log_ns, start, length in zip(*(column.tolist() for column in batch[1:]), strict=True):
+                topic, kind = stored.channels[channel]
+                name = topic.rpartition("/")[2]
+                if name in names and kind == topics.TYPES.get(name):
+                    data = batch.data[start : start + length].tobytes()
+                    yield topic, log_ns, TYPESTORE.deserialize_cdr(data, kind)
+    except (AnyReaderError, ReaderError, SerdeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def _other_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:

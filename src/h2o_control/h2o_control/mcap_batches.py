@@ -32,6 +32,8 @@ from h2o_control.errors import DataError
 
 #: Chunks are looked at together until they make this many bytes: enough to hide what a call of numpy costs.
 BATCH_BYTES = 4 * 2**20
+#: Records are small and many.
+_BUFFER_BYTES = 2**20
 #: Opcode and length of a record.
 _FRAME = struct.Struct("<BQ")
 #: A message's channel, sequence number, log time and publish time, before its data.
@@ -86,10 +88,13 @@ class StoredFile:
         stream = ReadDataStream(BytesIO(content))
         if opcode == Opcode.SCHEMA:
             schema = Schema.read(stream)
-            self.schemas[schema.id] = schema.name
+            known = self.schemas.setdefault(schema.id, schema.name) == schema.name
         else:
             channel = Channel.read(stream)
-            self.channels[channel.id] = (channel.topic, self.schemas.get(channel.schema_id, ""))
+            described = (channel.topic, self.schemas.get(channel.schema_id, ""))
+            known = self.channels.setdefault(channel.id, described) == described
+        if not known:
+            raise ValueError("a second definition under one number: something else, with a damaged opcode")
 
 
 def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
@@ -100,8 +105,13 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
     """
     stored.recovered = True
     pending = _Chunks(stored)
-    with path.open("rb") as stream:
-        if stream.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
+    # One for all chunks: making it takes a good part of the time that it then works.
+    zstd = zstandard.ZstdDecompressor()
+    with path.open("rb", buffering=_BUFFER_BYTES) as stream:
+        magic = stream.read(len(MCAP0_MAGIC))
+        if magic != MCAP0_MAGIC:
+            if MCAP0_MAGIC.startswith(magic):
+                return  # killed before it had written anything
             raise DataError(f"{path} is not an MCAP file")
         try:
             for opcode, content in _records(stream, path.stat().st_size):
@@ -110,8 +120,11 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
                     if pending.broken:
                         return
                 if opcode == Opcode.CHUNK:
-                    pending.add(_decompressed(path, content, first=pending.count == 0))
+                    pending.chunked = True
+                    pending.add(_decompressed(path, content, zstd, first=pending.count == 0))
                 elif opcode == Opcode.MESSAGE:  # outside chunks, as some recorders write them
+                    if pending.chunked or int.from_bytes(content[:2], "little") not in stored.channels:
+                        raise ValueError("something else, with a damaged opcode")
                     pending.add(_FRAME.pack(opcode, len(content)) + content)
                 elif opcode == Opcode.MESSAGE_INDEX:
                     pending.add_index(content)
@@ -136,6 +149,8 @@ def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
         if len(content) < length:
             raise ValueError("the file ends within a record")
         if opcode == Opcode.DATA_END:
+            if length != 4:
+                raise ValueError("something else, with a damaged opcode")
             expected = DataEnd.read(ReadDataStream(BytesIO(content))).data_section_crc
             if expected not in (0, checksum):
                 raise ValueError("the checksum of the file is wrong")
@@ -145,7 +160,7 @@ def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
         yield opcode, content
 
 
-def _decompressed(path: Path, content: bytes, first: bool) -> bytes:
+def _decompressed(path: Path, content: bytes, zstd: zstandard.ZstdDecompressor, first: bool) -> bytes:
     chunk = Chunk.read(ReadDataStream(BytesIO(content)))
     if chunk.compression not in ("", "zstd", "lz4"):
         if first:
@@ -154,6 +169,8 @@ def _decompressed(path: Path, content: bytes, first: bool) -> bytes:
                 "zstd, lz4 and none are known: convert it, e.g. with `mcap compress --compression zstd`"
             )
         raise ValueError("damaged name of a compression")
+    if chunk.compression == "zstd":
+        chunk.data, chunk.compression = zstd.decompress(chunk.data, chunk.uncompressed_size), ""
     stream, size = get_chunk_data_stream(chunk, validate_crc=True)
     return bytes(stream.read(size))
 
@@ -162,12 +179,13 @@ class _Chunks:
     """Decompressed chunks that wait to be looked at together.
 
     Attributes:
-        size: bytes waiting. count: chunks ever added.
+        size: bytes waiting. count: chunks ever added. chunked: the file has chunks, so all its messages lie in them.
         broken: a chunk held something else than records; it and what follows is left out.
     """
 
     def __init__(self, stored: StoredFile) -> None:
         self.broken = False
+        self.chunked = False
         self.count = 0
         self._stored = stored
         self._clear()
