@@ -41,6 +41,8 @@ def coverage_figure(checked: Checked) -> Any:
     titles = [f"{100 * plane.share:.0f} % of the region" for plane in checked.planes]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.12)
     angle = np.linspace(0, 2 * np.pi, 100)
+    thin_planes = [number for number, plane in enumerate(checked.planes) if (plane.inside & ~plane.covered).any()]
+    first_missing = min(thin_planes, default=0)
     for number, plane in enumerate(checked.planes):
         at = {"row": number // 2 + 1, "col": number % 2 + 1}
         x, y = ((e[1:] + e[:-1]) / 2 for e in plane.edges)
@@ -65,7 +67,7 @@ def coverage_figure(checked: Checked) -> Any:
                 mode="markers",
                 marker={"symbol": "x-thin", "size": 6, "line": {"color": "#b8323a", "width": 1.5}},
                 name="in the region, and hardly ever there",
-                showlegend=number == 0,
+                showlegend=number == first_missing,
                 legendgroup="missing",
             ),
             **at,
@@ -84,8 +86,10 @@ def coverage_figure(checked: Checked) -> Any:
             ),
             **at,
         )
-        figure.update_xaxes(title_text=_TITLES[plane.names[0]], **at)
-        figure.update_yaxes(title_text=_TITLES[plane.names[1]], **at)
+        # A little less than the cells, so that the ends' labels do not meet in the corner.
+        width, height = 1.98 * half[plane.names[0]], 1.98 * half[plane.names[1]]
+        figure.update_xaxes(title_text=_TITLES[plane.names[0]], range=[-width, width], **at)
+        figure.update_yaxes(title_text=_TITLES[plane.names[1]], range=[-height, height], **at)
     ticks = [-2, -1, 0, 1, 2]
     figure.update_layout(
         coloraxis={

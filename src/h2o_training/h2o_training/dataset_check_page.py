@@ -26,12 +26,15 @@ _COLOURS = {
 
 
 def check_table(checked: Checked) -> TableData:
-    """One row a rule."""
+    """One row a rule that could be applied; the others are named below."""
     rows = [
         [f.rule.name, format_value(f.value, f.rule.unit), f.rule.threshold, LEVEL_NAMES[f.level]]
         for f in checked.findings
+        if f.level != Level.UNKNOWN
     ]
-    return TableData("Checks", ["check", "found", "thresholds", ""], rows)
+    unknown = ", ".join(f.rule.name for f in checked.findings if f.level == Level.UNKNOWN)
+    note = f"Cannot be told from these data: {unknown}." if unknown else ""
+    return TableData("Checks", ["check", "found", "thresholds", ""], rows, note)
 
 
 def amount_table(checked: Checked) -> TableData:

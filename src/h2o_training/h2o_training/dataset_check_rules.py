@@ -172,8 +172,9 @@ RULES = (
     ),
     Rule(
         "pitch", "how far the change of theta is off the integral of theta_dot", "1", 0.1, 0.5,
-        "within a tenth is the gyro's scale; beyond, one of the two is filtered or scaled, and a twin must know",
-        "check the gyro's scale and the attitude filter; h2o-robot sysid --fit gyro_scale,pitch_lag_s tells which",
+        "within a tenth is the gyro's scale; beyond, one of the two is scaled or filtered, or time passed unevenly "
+        "between rows; whichever it is, a twin must know",
+        "check the gyro's scale and the attitude filter (h2o-robot sysid --fit gyro_scale,pitch_lag_s), and the step",
     ),
     Rule(
         "saturation", "steps at the torque limit", "share", 0.05, 0.5,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`h2o-robot dataset`: build a dataset from bags, or import logs of other people's robots."""
+"""`h2o-robot dataset`: build a dataset from bags, import those of other people's robots, convert formats."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from h2o_control.contract import STATE, TASKS, get_task
 from h2o_control.errors import DataError
+from h2o_training import bag_import_cli, dataset_check_cli, dataset_files
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_log import import_logs, parse_columns
@@ -51,10 +52,11 @@ def command(argv: Sequence[str]) -> int:
     """Entry point of `h2o-robot dataset`."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot dataset",
-        description="Make a dataset of real transitions (HDF5, D4RL's keys) out of bags or plain-text logs.",
+        description="Make a dataset of real transitions (HDF5, D4RL's keys) out of bags or logs, check or convert one.",
         epilog="example: h2o-robot dataset build bags/walk --task stand -o walk.h5",
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="build|import-log|drive")
+    names = "build|check|import-log|import-bag|convert|drive"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=names)
     build = actions.add_parser(
         "build",
         description="Build a dataset from rosbag2 bags: states from /odom, actions from the torque that was executed.",
@@ -73,9 +75,8 @@ def command(argv: Sequence[str]) -> int:
     log.add_argument("files", nargs="+", metavar="FILE", help="text or gzip")
     log.add_argument(
         "--columns",
-        required=True,
         help="names in order, out of x (m), v (m/s), theta (rad), theta_dot (rad/s), tau (Nm a wheel), done (0/1); "
-        "_ skips a column",
+        "_ skips a column. Default: the names in the first line of each file",
     )
     log.add_argument("--rate-hz", required=True, type=float, help="rows a second; must be the robot's control rate")
     log.add_argument("--task", default="stand", choices=sorted(TASKS), help="default: stand")
@@ -91,10 +92,21 @@ def command(argv: Sequence[str]) -> int:
     driven.add_argument("--seconds", type=float, default=90.0, help="of balancing, default: 90")
     driven.add_argument("--seed", type=int, default=0, help="of robot, operator and exploration, default: 0")
     driven.add_argument("--task", default="stand", choices=sorted(TASKS), help="default: stand")
+    dataset_check_cli.add_parser(actions)
+    bag_import_cli.add_parser(actions)
+    dataset_files.add_parser(actions)
     for sub in (build, log, driven):
         sub.add_argument("-o", "--output", required=True, metavar="FILE.h5", help="dataset to write")
     args = parser.parse_args(argv)
-    return {"build": _build, "import-log": _import_log, "drive": _drive}[args.action](args)
+    run = {
+        "build": _build,
+        "check": dataset_check_cli.run,
+        "import-log": _import_log,
+        "import-bag": _import_bag,
+        "convert": dataset_files.run,
+        "drive": _drive,
+    }
+    return run[args.action](args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -114,7 +126,7 @@ def _build(args: argparse.Namespace) -> int:
 
 def _import_log(args: argparse.Namespace) -> int:
     console = Console()
-    columns = parse_columns(args.columns)
+    columns = parse_columns(args.columns) if args.columns else None
     interface = load_robot(args.robot).interface
     if args.rate_hz != interface.rate_hz:
         raise DataError(
@@ -136,6 +148,14 @@ def _import_log(args: argparse.Namespace) -> int:
         highlight=False,
     )
     _save(result.dataset, args.output, console)
+    return 0
+
+
+def _import_bag(args: argparse.Namespace) -> int:
+    console = Console()
+    result = bag_import_cli.read(args, console)
+    if result is not None:
+        _save(result.dataset, args.output, console)
     return 0
 
 
