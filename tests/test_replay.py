@@ -79,8 +79,9 @@ def test_policy_is_compared_with_what_was_executed_and_the_place_is_named(policy
 
 def test_torques_are_the_same_bits_here_again_and_in_another_process(policy: Path, tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bag", [in_command(swaying(300))], Interface())
-    first = replay(bag, tmp_path / "1", "--policy", policy)
-    again = replay(bag, tmp_path / "2", "--policy", policy)
+    first = replay(bag, tmp_path / "1", "--policy", policy, "--twin", "ideal")
+    again = replay(bag, tmp_path / "2", "--policy", policy, "--twin", "ideal")
+    assert first["twin"]["robot"] == "ideal"
     code = "import sys; from h2o_training.replay_bag import command; sys.exit(command(sys.argv[1:]))"
     words = [str(bag), "--policy", str(policy), "-o", str(tmp_path / "3")]
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
