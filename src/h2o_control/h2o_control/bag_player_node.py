@@ -3,14 +3,15 @@
 
 What a policy or the driver answered when the bag was recorded is never played: those topics are for the answers now.
 `/clock` follows the stamps of /odom; the nodes that listen run with `use_sim_time`, so that the age of an observation
-is what it was for the robot's own nodes.
+is what it was for the robot's own nodes. Every observation is to be answered, and in the mode in which it was recorded,
+however busy this machine is: that matters more than when.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nav_msgs.msg import Odometry
@@ -20,23 +21,11 @@ from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 
 from h2o_control import topics
-from h2o_control.bag_source import RawMessage, StoredBag, open_bag
-from h2o_control.errors import DataError, UserError
+from h2o_control.bag_playback import PLAYED, name_of, played, to_play
+from h2o_control.bag_source import RawMessage
+from h2o_control.errors import UserError
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
 from h2o_control.recorder_node import message_class
-
-#: What the robot and its operator said.
-PLAYED = (
-    topics.ODOM,
-    topics.IMU,
-    topics.JOINT_STATES,
-    topics.DEVICE_TIME,
-    topics.MODE,
-    topics.INTERFACE,
-    topics.CONFIGURATION,
-    topics.BATTERY,
-    topics.CMD_VEL,
-)
 
 PARAMETERS = (
     Parameter("bag", "", "bag to play"),
@@ -46,6 +35,11 @@ PARAMETERS = (
 )
 TICK_S = 0.001
 REPORT_S = 5.0
+#: Real time during which nothing is played before and after messages on latched topics: listeners take topics in no
+#: order, and a mode must not reach a policy before the observations that came before it, nor after those that did not.
+SETTLE_S = 0.15
+#: Further behind than this, s of the bag's time, it slips instead of racing to catch up: listeners hold ten messages.
+PATIENCE_S = 0.005
 
 
 class BagPlayerNode(Node):
@@ -72,6 +66,8 @@ class BagPlayerNode(Node):
         self._length_s = (max(e.end_ns or 0 for e in bag.episodes) - self._bag_start_ns) * 1e-9
         self._created_s = time.monotonic()
         self._start_s: float | None = None
+        self._latched = True
+        self._quiet_until_s = 0.0
         self._reported_s = 0.0
         self._count = 0
         steady_timer(self, TICK_S, self._tick)
@@ -85,8 +81,16 @@ class BagPlayerNode(Node):
                 return
             self._start_s = now_s
             self.get_logger().info(f"playing {self._length_s:.1f} s at rate {self._rate:g}")
+        if now_s < self._quiet_until_s:
+            return
+        due_s = self._start_s + (self._next.log_ns - self._bag_start_ns) * 1e-9 / self._rate
+        self._start_s += max(0.0, now_s - due_s - PATIENCE_S / self._rate)
         played_s = (now_s - self._start_s) * self._rate
         while (self._next.log_ns - self._bag_start_ns) * 1e-9 <= played_s:
+            latched = name_of(self._next.topic.name) in topics.LATCHED
+            if latched != self._latched:
+                self._latched, self._quiet_until_s = latched, now_s + SETTLE_S
+                return
             self._publish(self._next)
             following = next(self._messages, None)
             if following is None:
@@ -123,42 +127,6 @@ class BagPlayerNode(Node):
                 self.get_logger().warning(f"not every message on {name} arrived")
         self.get_logger().info(f"played {self._count} messages")
         self.finished = True
-
-
-def name_of(topic: str) -> str:
-    """Return a stored topic's name without the namespace of the robot that it was recorded from."""
-    return topic.rpartition("/")[2]
-
-
-def to_play(path: Path) -> StoredBag:
-    """Open a bag of this project's topics; one whose recorder was killed is played as far as it is whole.
-
-    Raises:
-        DataError: no bag given, not a bag, nothing on /odom, or a topic with a type of its own.
-    """
-    if path == Path():
-        raise DataError("no bag given: set the parameter bag to the folder of a bag")
-    bag = open_bag(path)
-    count = 0
-    for episode in bag.episodes:
-        episode.summarise()
-        for topic in episode.topics:
-            expected = topics.TYPES.get(name_of(topic.name), topic.type)
-            if topic.type != expected:
-                raise DataError(f"bag {path}: {topic.name} is {topic.type}, expected {expected}")
-        count += sum(n for name, n in episode.counts.items() if name_of(name) == topics.ODOM)
-    if count == 0:
-        there = ", ".join(sorted({t.name for e in bag.episodes for t in e.topics}))
-        raise DataError(f"bag {path} has no messages on /{topics.ODOM}; topics in it: {there or 'none'}")
-    return bag
-
-
-def played(bag: StoredBag) -> Iterator[RawMessage]:
-    """Yield the messages to play, one file after the other."""
-    for episode in bag.episodes:
-        for message in episode.messages():
-            if name_of(message.topic.name) in PLAYED:
-                yield message
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from h2o_control.provenance import now_utc, software
 
 #: Appended to the name of a file that was repaired.
 KEPT = ".damaged"
+_TEMPORARY = ".repair.tmp"
 #: What the recorder would have said in the end.
 END_REASON = "its recorder ended without finishing it"
 
@@ -116,12 +117,16 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
     _take_back(folder)
     old, problem = _read_metadata(folder) if path.is_dir() else ({}, "")
     files = _files(folder, old) if path.is_dir() else [path]
-    episodes, repaired = [], {}
+    episodes, repaired, nothing_in = [], {}, []
     for file in files:
         progress(file.name)
         scan = McapScan(file)
         episode = _look(scan)
         wrong = list(_reasons(scan))
+        if not scan.is_mcap:
+            nothing_in.append(file)
+            report.files.append(_describe(scan, ["nothing in it is whole: set aside"]))
+            continue
         if wrong:
             _refuse_if_written(file)
             done = _describe(scan, wrong)
@@ -131,6 +136,13 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
         else:
             report.healthy.append(file.name)
         episodes.append(episode)
+    if nothing_in and not episodes:
+        names = ", ".join(file.name for file in nothing_in)
+        raise DataError(f"{path}: {names} is not an MCAP file, or nothing in it is whole; it was left as it is")
+    for file in nothing_in:
+        # Readers would stumble over it, and metadata.yaml cannot list it.
+        _refuse_if_written(file)
+        os.replace(file, _spare(file))
     if path.is_dir():
         information = _information(StoredBag(folder, episodes, old, _custom(old)), repaired)
         report.metadata = problem or _what_is_stale(old, information)
@@ -147,10 +159,12 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
 
 def _take_back(folder: Path) -> None:
     """Undo a repair that was stopped between moving the original away and putting the new file there."""
-    for kept in folder.glob(f"*.mcap{KEPT}"):
-        original = kept.with_suffix("")
-        if not original.exists():
-            kept.rename(original)
+    for temporary in folder.glob(f".*{_TEMPORARY}"):
+        original = folder / temporary.name.removeprefix(".").removesuffix(_TEMPORARY)
+        kept = sorted(folder.glob(f"{original.name}{KEPT}*"), key=lambda f: f.stat().st_ctime_ns)
+        if kept and not original.exists():
+            kept[-1].rename(original)
+        temporary.unlink()
 
 
 def _read_metadata(folder: Path) -> tuple[dict[str, Any], str]:
@@ -194,8 +208,6 @@ def _look(scan: McapScan) -> StoredEpisode:
         elif isinstance(part, list):
             for m in part:
                 episode.count(scan.channels[m.channel_id].topic, m.log_time)
-    if not scan.message_count and scan.size and scan.header is None:
-        raise DataError(f"{scan.path} is not an MCAP file, or nothing of it is whole; it was left as it is")
     episode.topics = [topic_of(c, scan.schemas.get(c.schema_id)) for _, c in sorted(scan.channels.items())]
     episode.finished, episode.damages = scan.finished, scan.damages
     return episode
@@ -229,7 +241,7 @@ def _rewrite(scan: McapScan, done: RepairedFile) -> StoredEpisode:
     # What the first pass found may stand behind what needs it.
     again.schemas, again.channels = dict(scan.schemas), dict(scan.channels)
     episode = StoredEpisode(file)
-    temporary = file.with_name(f".{file.name}.repair.tmp")
+    temporary = file.with_name(f".{file.name}{_TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
             mcap = Writer(stream, chunk_size=1 << 30, compression=CompressionType.ZSTD)

@@ -27,7 +27,7 @@ from mcap.writer import MCAP0_MAGIC
 from h2o_control.errors import DataError
 
 #: What parsing something else than a record raises.
-NOT_A_RECORD = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError)
+NOT_A_RECORD = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError, OverflowError)
 #: A record's opcode and length.
 _FRAME = struct.Struct("<BQ")
 #: Times of the first and last message, uncompressed size, checksum, length of the compression's name.
@@ -39,8 +39,8 @@ _LONGEST_NAME = 16
 _WINDOW_BYTES = 1 << 20
 #: Messages outside chunks are handed on in groups of this many.
 _GROUP = 500
-#: From here on, opcodes belong to whoever uses them, and are skipped.
-_PRIVATE = 0x80
+#: Kinds of records that the format leaves to others are damage, too: no recorder writes them, and one wrong byte makes
+#: one of any chunk.
 _OUTSIDE_CHUNKS = {
     Opcode.SCHEMA: Schema,
     Opcode.CHANNEL: Channel,
@@ -167,6 +167,12 @@ class McapScan:
         statistics = self.index.statistics if self.index else None
         self._chunked = statistics is not None and statistics.chunk_count > 0
         self._last_ns: int | None = None
+        self._begins = False
+
+    @property
+    def is_mcap(self) -> bool:
+        """Whether anything speaks for an MCAP file; an empty file is one whose recorder was killed at once."""
+        return self._begins or self.message_count > 0
 
     @property
     def lost_count(self) -> int | None:
@@ -221,7 +227,9 @@ class McapScan:
     def _head(self) -> tuple[int, str]:
         """Read magic and header; returns where the data begins and what is wrong there."""
         self._stream.seek(0)
-        if self._stream.read(8) != MCAP0_MAGIC:
+        magic = self._stream.read(8)
+        self._begins = MCAP0_MAGIC.startswith(magic)
+        if magic != MCAP0_MAGIC:
             return 0, "the file does not begin as an MCAP file"
         try:
             opcode, length = self._frame(8)
@@ -264,8 +272,6 @@ class McapScan:
             # All data is there, the index is not.
             self._end = position
             return position, None
-        if opcode >= _PRIVATE:
-            return following, None
         body = self._body(position, length)
         if opcode == Opcode.MESSAGE and not self._chunked and length >= 22:
             message = Message.read(body, length)

@@ -171,7 +171,7 @@ class StoredEpisode:
                     channel = scan.channels[m.channel_id]
                     topic = known[m.channel_id] = topic_of(channel, scan.schemas.get(channel.schema_id))
                 yield RawMessage(topic, m.log_time, m.publish_time, m.sequence, m.data)
-        if scan.header is None and not scan.message_count and scan.size:
+        if not scan.is_mcap:
             raise DataError(f"{self.path} is not an MCAP file, or nothing of it is whole")
         self.topics = [topic_of(c, scan.schemas.get(c.schema_id)) for _, c in sorted(scan.channels.items())]
         self.finished, self.damages = scan.finished, scan.damages

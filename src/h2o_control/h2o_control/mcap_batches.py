@@ -42,7 +42,10 @@ _DATA_AT = _FRAME.size + _MESSAGE_BYTES
 _INDEX_HEAD = struct.Struct("<HI")
 _INDEX_ENTRY_BYTES = 16
 #: What a file that ends in the middle of a record, or is damaged, makes the parsers raise.
-_CUT_OFF = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError)
+_CUT_OFF = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError, OverflowError)
+
+#: Records between the chunks that hold no messages.
+_PASSED_OVER = (Opcode.HEADER, Opcode.METADATA, Opcode.ATTACHMENT)
 
 IntArray = NDArray[np.int64]
 
@@ -132,6 +135,9 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
                     stored.declare(opcode, content)
                 elif opcode == Opcode.DATA_END:
                     stored.recovered = False
+                elif opcode not in _PASSED_OVER:
+                    # The format would have unknown kinds skipped; no recorder writes any, damage to a chunk does.
+                    raise ValueError("something else, with a damaged opcode")
         except _CUT_OFF:
             pass
     yield pending.take()
