@@ -269,13 +269,18 @@ def test_answers_that_count_x_from_the_next_observation_are_told_apart(policy: P
     assert any("a moment earlier or later" in reason for reason in found.reasons())
 
 
-def test_answers_that_a_node_would_refuse_are_gaps_with_a_reason(policy: Path, tmp_path: Path) -> None:
+def test_answers_that_a_node_would_refuse_are_gaps_with_a_reason(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = swaying(20)
     run["states"][5, 3] = np.nan
-    recorded = made(tmp_path, run)
-    answers = ask("policy", Policy(policy), recorded)
-    assert np.flatnonzero(np.isnan(answers.torque_nm)).tolist() == [5]
-    assert answers.reason.startswith("observation is not finite")
+    bag = make_bag(tmp_path / "bag", [run], Interface())
+    refusals = replay(bag, tmp_path / "out", "--policy", policy)["refusals"]
+    assert [(r["policy"], r["steps"]) for r in refusals] == [("policy.onnx", 1)]
+    assert refusals[0]["first"].startswith("observation is not finite")
+    assert "gives no torque at 1 states" in " ".join(capsys.readouterr().out.split())
+    with np.load(tmp_path / "out" / "replay.npz") as content:
+        assert np.flatnonzero(np.isnan(content["torque_nm"][0])).tolist() == [5]
 
 
 def test_what_cannot_be_replayed_is_refused(policy: Path, tmp_path: Path) -> None:

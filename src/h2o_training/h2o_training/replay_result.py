@@ -115,7 +115,13 @@ def examine(
 
 def tables(result: Result, heading: str, interface: Interface) -> list[TableData]:
     """Return all tables that fit a terminal, the comparison with what was executed first."""
-    found = replay_compare.comparison_tables(result.comparisons, heading)
+    first, *others = replay_compare.comparison_tables(result.comparisons, heading)
+    refused = [
+        f" {a.name} gives no torque at {steps} states, first: {a.reason}."
+        for a in result.answers
+        if (steps := int(np.isnan(a.torque_nm).sum()))
+    ]
+    found = [dataclasses.replace(first, note=first.note + "".join(refused)), *others]
     found.append(replay_limits.cut_table(result.cuts, result.limits_source))
     if result.twin:
         found.append(replay_twin.consistency_table(result.twin, interface.units))
