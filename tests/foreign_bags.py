@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -30,10 +30,26 @@ def typestore() -> Typestore:
     return store
 
 
-def write_bag(path: Path, rows: Sequence[Row], storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
-    """Write (topic, type, receive stamp in ns, message) in the order given."""
+def write_bag(
+    path: Path,
+    rows: Sequence[Row],
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    compression: CompressionMode = CompressionMode.NONE,
+    extra: bool = False,
+) -> Path:
+    """Write (topic, type, receive stamp in ns, message) in the order given; `extra` adds a service event.
+
+    ros2 bag records those with the definition of the service, which is none of a message.
+    """
     store = typestore()
-    with Writer(path, version=9, storage_plugin=storage) as writer:
+    writer = Writer(path, version=9, storage_plugin=storage)
+    if compression is not CompressionMode.NONE:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        if extra:
+            kind, definition = "their_msgs/srv/Add_Event", "int64 a\n---\nint64 sum\n"
+            event = writer.add_connection("/add/_service_event", kind, msgdef=definition, rihs01="RIHS01_" + 64 * "0")
+            writer.write(event, START_NS, b"\0\1\0\0" + bytes(16))
         connections: dict[str, Any] = {}
         for topic, kind, received_ns, content in rows:
             if topic not in connections:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from bag_tools import START_NS, make_bag, swaying
 from foreign_bags import (
@@ -30,19 +30,21 @@ from foreign_bags import (
     telemetry,
     write_bag,
 )
+from h2o_control.bag_metadata import qos_profile
 from h2o_control.config import find_config, from_mapping
 from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ConfigError, ContractError, DataError
 from h2o_training.bag_fields import FieldError, numeric_fields, parse_path, value_at
-from h2o_training.bag_foreign import Samples, read_signals
 from h2o_training.bag_import import BagImport, import_bag, resample
 from h2o_training.bag_mapping import BagMapping, Signal, load_mapping, roll_rad
+from h2o_training.bag_signals import Samples, read_signals
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_cli import command
 
 EXAMPLE, EXAMPLE_PATH = load_mapping("example")
 STEP_NS = 5_000_000
+QOS = qos_profile("/any")
 
 
 def imported(bag: Path, mapping: BagMapping = EXAMPLE, rate_hz: float = 200.0, task: str = "stand") -> BagImport:
@@ -272,6 +274,31 @@ def test_messages_without_definition_need_their_msg_files(tmp_path: Path, capsys
         command(["import-bag", *arguments])
 
 
+def test_topics_that_nobody_asked_for_do_not_close_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = write_bag(tmp_path / "bag", ros2_control_rows(9)[0], extra=True)
+    assert len(imported(bag).dataset) == 8
+    assert command(["import-bag", str(bag), "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert "(the definition of their_msgs/srv/Add_Event in the bag cannot be read" in printed
+    assert "    angular_velocity.y = 0.3\n" in printed
+
+
+def test_metadata_with_another_qos_than_the_file_loses_no_message(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", ros2_control_rows(9)[0])
+    metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
+    for topic in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        topic["topic_metadata"]["offered_qos_profiles"] = [{**QOS, "depth": 7}]
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    assert len(imported(bag).dataset) == 8
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE, CompressionMode.STORAGE])
+def test_compressed_bags_are_read(tmp_path: Path, mode: CompressionMode) -> None:
+    storage = StoragePlugin.MCAP if mode is CompressionMode.STORAGE else StoragePlugin.SQLITE3
+    bag = write_bag(tmp_path / "bag", ros2_control_rows(9)[0], storage, compression=mode)
+    assert len(imported(bag).dataset) == 8
+
+
 # --- what is wrong is said --------------------------------------------------------------------------------------------
 
 
@@ -405,6 +432,8 @@ def test_signals_are_read_once_each_with_its_own_clock(tmp_path: Path) -> None:
 def test_a_signal_is_the_mean_of_its_fields() -> None:
     signal = Signal("/joint_states", ("position[a]", "position[b]"), scale=2.0, offset=1.0)
     assert signal.read(joints(START_NS, ["b", "a"], [3.0, 5.0], [0, 0])) == 9.0
+    mirrored = Signal("/joint_states", ("position[a]", "-position[b]"))
+    assert mirrored.read(joints(START_NS, ["b", "a"], [3.0, 5.0], [0, 0])) == 1.0
 
 
 def test_the_page_lists_every_key_of_a_mapping() -> None:

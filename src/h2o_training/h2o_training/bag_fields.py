@@ -65,13 +65,18 @@ def value_at(message: Any, path: Sequence[str | int]) -> Any:
     return node
 
 
-def number_at(path: Sequence[str | int]) -> Callable[[Any], float]:
-    """Return a function that reads the number at a path out of a message; it raises FieldError where there is none."""
+def number_at(text: str) -> Callable[[Any], float]:
+    """Return a function that reads the number at a path out of a message, negated where the path begins with a minus.
+
+    Raises:
+        ValueError: not a path. The function itself raises FieldError where a message has no number there.
+    """
+    path, sign = parse_path(text.removeprefix("-")), -1.0 if text.startswith("-") else 1.0
 
     def read(message: Any) -> float:
         value = value_at(message, path)
         if isinstance(value, bool | int | float | np.number | np.bool_):
-            return float(value)
+            return sign * float(value)
         raise FieldError(f"{type(value).__name__} is no number")
 
     return read

@@ -14,8 +14,9 @@ from h2o_control.config import to_mapping
 from h2o_control.contract import STATE, FloatArray, Interface, Task
 from h2o_control.errors import ContractError, DataError
 from h2o_control.provenance import files_sha256, now_utc, software
-from h2o_training.bag_foreign import Samples, read_signals, storage_files
+from h2o_training.bag_foreign import storage_files
 from h2o_training.bag_mapping import BagMapping, Interpolation, definition_files
+from h2o_training.bag_signals import Samples, read_signals
 from h2o_training.dataset import BoolArray, Dataset
 
 #: A bag is resampled upwards where its messages come less often than this share of the control rate.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from h2o_control.config import find_config, from_mapping, load_yaml
 from h2o_control.contract import STATE, pitch_rad
 from h2o_control.errors import ConfigError
-from h2o_training.bag_fields import FieldError, number_at, parse_path
+from h2o_training.bag_fields import FieldError, number_at
 
 Interpolation = Literal["linear", "previous", "next"]
 Stamp = Literal["header", "received"]
@@ -25,7 +25,8 @@ class Signal:
 
     Attributes:
         topic: as in the bag.
-        fields: paths into its messages; of several the mean, e.g. of both wheels.
+        fields: paths into its messages; of several the mean, e.g. of both wheels. One with a minus in front counts the
+            other way, as wheels that are mirrored do.
         convert: pitch or roll of an attitude quaternion instead of the mean; `fields` is then the quaternion (a message
             with w, x, y, z), or four numbers in that order.
         scale: unit and sign, e.g. the wheel radius with wheel angles, -1 where theirs counts the other way.
@@ -56,19 +57,19 @@ class Signal:
         if self.max_gap_s is not None and self.max_gap_s <= 0.0:
             raise ValueError(f"max_gap_s must be positive, got {self.max_gap_s:g}")
         for field in self.fields:
-            parse_path(field)
+            number_at(field)
 
     @cached_property
     def read(self) -> Callable[[Any], float]:
         """Function that reads the quantity, in our unit, out of a message; raises FieldError where it is not there."""
         if self.convert == "mean":
-            parts = [number_at(parse_path(field)) for field in self.fields]
+            parts = [number_at(field) for field in self.fields]
             factor = self.scale / len(parts)
             return lambda message: factor * sum(part(message) for part in parts) + self.offset
         components = self.fields
         if len(components) == 1:
             components = tuple(f"{self.fields[0]}.{name}" for name in "wxyz")
-        numbers = [number_at(parse_path(field)) for field in components]
+        numbers = [number_at(field) for field in components]
         angle = pitch_rad if self.convert == "pitch" else roll_rad
 
         def read(message: Any) -> float:
