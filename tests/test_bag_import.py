@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -434,6 +435,48 @@ def test_a_signal_is_the_mean_of_its_fields() -> None:
     assert signal.read(joints(START_NS, ["b", "a"], [3.0, 5.0], [0, 0])) == 9.0
     mirrored = Signal("/joint_states", ("position[a]", "-position[b]"))
     assert mirrored.read(joints(START_NS, ["b", "a"], [3.0, 5.0], [0, 0])) == 1.0
+
+
+PUBLIC_BAGS = os.environ.get("H2O_FOREIGN_BAGS")
+ROVER = Path(PUBLIC_BAGS or ".") / "abitobot" / "rosbag"
+
+
+@pytest.mark.skipif(
+    not (ROVER / "metadata.yaml").is_file(),
+    reason="needs github.com/vbarcena2020/abitobot, cloned into the folder that H2O_FOREIGN_BAGS names",
+)
+def test_a_bag_that_somebody_else_recorded_goes_in() -> None:
+    """A simulated four-wheeled rover (Gazebo, ROS 2 Jazzy, MCAP): 95 s, IMU at 50 Hz, joint states at 20 Hz."""
+
+    def wheels(kind: str, *sides: str) -> list[str]:
+        signs = {"left": "", "right": "-"}  # mirrored
+        return [f"{signs[side]}{kind}[wheel_{side}_{place}_joint]" for side in sides for place in ("front", "back")]
+
+    joint_states = {"topic": "/joint_states"}
+    data = {
+        "rate_hz": 20,
+        "max_gap_s": 0.1,
+        "x": {**joint_states, "fields": wheels("position", "left", "right"), "scale": 0.3},
+        "v": {**joint_states, "fields": wheels("velocity", "left", "right"), "scale": 0.3},
+        "theta": {"topic": "/imu/data", "fields": ["orientation"], "convert": "pitch"},
+        "theta_dot": {"topic": "/imu/data", "fields": ["angular_velocity.y"]},
+        "torque_left": {**joint_states, "fields": wheels("effort", "left"), "interpolation": "next"},
+        "torque_right": {**joint_states, "fields": wheels("effort", "right"), "interpolation": "next"},
+    }
+    result = imported(ROVER, from_mapping(BagMapping, data), rate_hz=20.0)
+    assert {name: len(s.values) for name, s in result.samples.items() if name in ("x", "theta")} == {
+        "x": 1866,
+        "theta": 4712,
+    }
+    d = result.dataset
+    assert len(d) == 1864 and result.runs == 1
+    speed = (d.next_states[:, 0].astype(float) - d.states[:, 0]) * 20
+    mean = (d.next_states[:, 1].astype(float) + d.states[:, 1]) / 2
+    # It drives 3 m; way and speed, pitch and pitch rate tell the same.
+    assert d.states[:, 0].max() > 3.0 and d.states[:, 1].max() == pytest.approx(0.5, abs=0.01)
+    assert np.polyfit(mean, speed, 1)[0] == pytest.approx(1.0, abs=0.01)
+    turning = np.diff(d.states[:, 2].astype(float)) * 20
+    assert np.corrcoef(turning, (d.states[1:, 3] + d.states[:-1, 3]) / 2)[0, 1] > 0.95
 
 
 def test_the_page_lists_every_key_of_a_mapping() -> None:

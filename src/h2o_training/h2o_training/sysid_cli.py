@@ -94,7 +94,7 @@ def command(argv: Sequence[str]) -> int:
     judge = _load(args.test, robot) if args.test else None
     train, test = (parts, recordings(judge)) if judge else split(parts, HELD_BACK)
     _require_enough(train, test, robot.interface.dt_s)
-    driven = all(data.provenance.get("kind") != "logs" for data in sources)
+    driven = all(data.provenance.get("kind") not in ("logs", "foreign bag") for data in sources)
     as_driven = args.correct == "yes" or (args.correct == "auto" and driven)
     undrivable: list[UndrivableError] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
