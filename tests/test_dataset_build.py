@@ -176,7 +176,7 @@ def lossy_recordings(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, bytes,
 
 
 @given(lossy_recordings())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_every_transition_of_a_lossy_bag_is_a_step_that_happened(
     recording: tuple[list[str], list[tuple[str, bytes, int]], bool],
 ) -> None:

@@ -16,6 +16,8 @@ from h2o_training.dataset_check_rules import Tally
 OUTAGE_S = 0.5
 #: Stamps are mapped from the device's clock with steps within 5 % of the true ones; this is beyond.
 SLIP = 0.1
+#: States at the beginning and the end of an episode that may be incomplete in a healthy recording.
+EDGE = 2
 #: The drift is told from this much device time on, us.
 LEAST_DEVICE_US = 5_000_000
 
@@ -52,6 +54,9 @@ def check_episode(episode: Episode, interface: Interface, where: str, tally: Tal
     }
     if has_device_time(episode):
         unknown["device time"] = episode.sequence < 0
+    for mask in unknown.values():
+        # Recording begins and ends somewhere within a frame.
+        mask[:EDGE], mask[-EDGE:] = False, False
     places = [f"{name} of {mask.sum()} in {where}" for name, mask in unknown.items() if mask.any()]
     tally.add("incomplete", int(np.any(list(unknown.values()), axis=0).sum()), n, *places)
     for name, values in (("state", episode.states), ("executed torque", episode.executed.torque_nm)):

@@ -237,7 +237,8 @@ class Finding:
     @property
     def reason(self) -> str:
         """Why it counts and what to do, in a line: number, threshold, remedy."""
-        return f"{self.rule.name}: {self.text} ({self.rule.threshold}). {self.rule.why}. Do: {self.rule.advice}."
+        why, advice = (text[0].upper() + text[1:] for text in (self.rule.why, self.rule.advice))
+        return f"{self.rule.name}: {self.text} ({self.rule.threshold}). {why}. → {advice}."
 
 
 def verdict(findings: Sequence[Finding]) -> Level:
