@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bag_tools import START_NS, STEP_NS, device_time, joint_torques, make_bag, odometry, swaying, text, write_episode
 from disk_tools import small_files
 from h2o_control import topics
+from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.bag_reader import Episode, Torques, read_bag
 from h2o_control.bag_writer import BagWriter
 from h2o_control.contract import TASKS, Interface
@@ -249,6 +252,20 @@ def test_a_bag_whose_content_was_seen_before_is_refused_whatever_it_is_called(tm
     cut = make_bag(tmp_path / "cut", [part], Interface())
     with pytest.raises(DataError, match=r"cut: cut_0.mcap holds 30 of the states of .*one: one_0.mcap"):
         build_dataset([one, cut], STAND)
+
+
+def test_a_bag_in_sqlite_gives_the_same_dataset(tmp_path: Path) -> None:
+    bag = make_bag(tmp_path / "bag", [swaying(40)], Interface())
+    with (
+        AnyReader([bag]) as reader,
+        Writer(tmp_path / "lite", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer,
+    ):
+        to = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=TYPESTORE) for c in reader.connections}
+        for connection, stamp_ns, data in reader.messages():
+            writer.write(to[connection.id], stamp_ns, data)
+    one, other = build_dataset([bag], STAND), build_dataset([tmp_path / "lite"], STAND)
+    np.testing.assert_array_equal(one.states, other.states)
+    np.testing.assert_array_equal(one.wheel_torques, other.wheel_torques)
 
 
 def test_another_interface_is_refused_naming_the_field_and_both_values(tmp_path: Path) -> None:

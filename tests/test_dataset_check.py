@@ -377,6 +377,17 @@ def test_rows_of_a_dataset_that_repeat_or_do_not_follow_are_told(tmp_path: Path,
     assert "row 3000 of d.h5 does not begin where row 2999 ends" in texts["jumps"]
 
 
+def test_a_bag_whose_recorder_was_killed_is_checked_as_far_as_it_goes(
+    tmp_path: Path, clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (clean / "walk_0.mcap").read_bytes()
+    (tmp_path / "cut_0.mcap").write_bytes(whole[: len(whole) * 94 // 100])
+    assert command(["check", str(tmp_path / "cut_0.mcap"), "-o", str(tmp_path / "page.html")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Cut off or damaged, used as far as whole: cut_0.mcap" in printed
+    assert "Verdict: good" in printed
+
+
 def test_a_text_log_is_checked_and_says_what_it_needs(tmp_path: Path) -> None:
     states, torques = run(1.0)
     np.savetxt(tmp_path / "log.txt", np.column_stack((states, torques)))
@@ -386,6 +397,13 @@ def test_a_text_log_is_checked_and_says_what_it_needs(tmp_path: Path) -> None:
     checked = check([tmp_path / "log.txt"], STAND, log)
     assert found(checked) == {}
     assert {f.rule.name for f in checked.findings if f.level == Level.UNKNOWN} >= {"drops", "clock", "gaps"}
+
+
+def test_the_page_lists_every_rule_as_it_is() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "checking.md").read_text("utf-8")
+    for rule in RULES:
+        assert f"| {rule.threshold} | {rule.why} | {rule.advice} |" in page
+        assert f"| {rule.name} | {rule.what}" in page
 
 
 def test_wrong_input_is_refused(tmp_path: Path, clean: Path) -> None:

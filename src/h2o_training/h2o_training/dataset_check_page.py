@@ -51,8 +51,11 @@ def amount_table(checked: Checked) -> TableData:
         for part in checked.parts
     ]
     columns = ["input", "counts (s)", "stretches", "falls", *(f"{mode or 'unknown'} (s)" for mode in modes)]
-    note = f"Counts: transitions while armed ({', '.join(ARMED)})." if modes else ""
-    return TableData("How much there is", columns, rows, note)
+    notes = [f"Counts: transitions while armed ({', '.join(ARMED)})."] if modes else []
+    cut = [episode.name for part in checked.parts for episode in part.episodes if episode.recovered]
+    if cut:
+        notes.append(f"Cut off or damaged, used as far as whole: {', '.join(cut)}.")
+    return TableData("How much there is", columns, rows, " ".join(notes))
 
 
 def verdict_text(checked: Checked) -> str:
