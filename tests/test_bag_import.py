@@ -17,6 +17,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from bag_tools import START_NS, make_bag, swaying
@@ -36,6 +37,7 @@ from h2o_control.config import find_config, from_mapping
 from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ConfigError, ContractError, DataError
 from h2o_training.bag_fields import FieldError, numeric_fields, parse_path, value_at
+from h2o_training.bag_foreign import list_topics
 from h2o_training.bag_import import BagImport, import_bag, resample
 from h2o_training.bag_mapping import BagMapping, Signal, load_mapping, roll_rad
 from h2o_training.bag_signals import Samples, read_signals
@@ -240,6 +242,21 @@ def test_messages_that_the_bag_defines_itself_are_read(tmp_path: Path) -> None:
     t = 0.01 * np.arange(19)
     np.testing.assert_allclose(d.states, np.stack([0.1 * t, 0.1 + 0 * t, 0.1 * t, 0.01 * t], axis=1), atol=1e-6)
     np.testing.assert_allclose(d.wheel_torques, np.stack([2 * t, 2 * t], axis=1), atol=1e-6)
+
+
+def test_definitions_in_idl_are_read(tmp_path: Path) -> None:
+    content = "module their_msgs { module msg { struct Speed { double mps; }; }; };"
+    idl = f"{'=' * 80}\nIDL: their_msgs/msg/Speed\n{content}\n"
+    with (tmp_path / "idl.mcap").open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start(profile="ros2")
+        schema = writer.register_schema("their_msgs/msg/Speed", "ros2idl", idl.encode())
+        channel = writer.register_channel("/speed", "cdr", schema)
+        for k in range(3):
+            writer.add_message(channel, START_NS + k, b"\0\1\0\0" + np.float64(2.5).tobytes(), START_NS + k)
+        writer.finish()
+    (topic,) = list_topics(tmp_path / "idl.mcap", {})
+    assert (topic.name, topic.messages, topic.fields) == ("/speed", 3, [("mps", 2.5)])
 
 
 def test_messages_without_definition_need_their_msg_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

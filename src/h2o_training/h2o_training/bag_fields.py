@@ -12,8 +12,8 @@ import numpy as np
 
 #: Where messages list the joints that the entries of their arrays belong to.
 NAME_LISTS = ("name", "names", "joint_names")
-#: Longer arrays are images and scans; of them only the first entry is listed.
-LONGEST = 64
+#: So many entries of an array are listed, all where they have names: images and scans have a million.
+LISTED = 16
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 
 
@@ -50,7 +50,8 @@ def value_at(message: Any, path: Sequence[str | int]) -> Any:
     node, outer = message, [message]
     for step in path:
         if isinstance(step, str) and not step.startswith("="):
-            if not is_dataclass(node) or not hasattr(node, step):
+            # Not hasattr: a numpy array has a size, and that is no field.
+            if step not in getattr(node, "__dataclass_fields__", ()):
                 raise FieldError(f"no field {step!r}")
             node = getattr(node, step)
             outer.append(node)
@@ -83,14 +84,13 @@ def number_at(text: str) -> Callable[[Any], float]:
 
 
 def numeric_fields(message: Any, prefix: str = "", names: Sequence[str] = ()) -> Iterator[tuple[str, float]]:
-    """Yield path and value of every number in a message, entries by joint where joints are listed."""
+    """Yield path and value of the numbers in a message; entries by joint where joints are listed, else LISTED."""
     if isinstance(message, bool | int | float | np.number | np.bool_):
         yield prefix, float(message)
     elif isinstance(message, list | tuple | np.ndarray):
-        count = len(message)
-        for i in range(count if count <= LONGEST else 1):
-            entry = names[i] if len(names) == count else i
-            yield from numeric_fields(message[i], f"{prefix}[{entry}]", names)
+        named = len(names) == len(message)
+        for i, value in enumerate(message if named else message[:LISTED]):
+            yield from numeric_fields(value, f"{prefix}[{names[i] if named else i}]", names)
     elif is_dataclass(message):
         names = _names(message) or names
         for field in fields(message):
@@ -111,4 +111,4 @@ def _joint(name: str, outer: Sequence[Any]) -> int:
 def _names(message: Any) -> list[str]:
     """Joint names that a message lists, none where it does not."""
     listed = (getattr(message, key, None) for key in NAME_LISTS)
-    return next((v for v in listed if isinstance(v, list) and v and all(isinstance(n, str) for n in v)), [])
+    return next((v for v in listed if isinstance(v, list) and v and isinstance(v[0], str)), [])
