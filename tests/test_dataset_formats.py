@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from disk_tools import fill, small_disk
 from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ContractError, DataError, UserError
 from h2o_training.dataset import Dataset
@@ -135,6 +136,7 @@ def test_minari_itself_loads_episodes_spaces_seed_and_contracts(
     assert not [p.name for p in (tmp_path / "h2o").iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.filterwarnings("ignore:.*None:UserWarning:minari")
 def test_a_minari_dataset_of_others_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     minari = importlib.import_module("minari")
     box = importlib.import_module("gymnasium").spaces.Box
@@ -335,6 +337,8 @@ def test_conversions_refuse_what_they_cannot_do(tmp_path: Path) -> None:
         command(["convert", source, str(tmp_path / "b.csv")])
     with pytest.raises(DataError, match="walk-v0"):
         command(["convert", source, str(tmp_path / "walk")])
+    with pytest.raises(DataError, match="must not be negative"):
+        command(["convert", source, str(tmp_path / "b.h5"), "--episode-steps", "-1"])
     with pytest.raises(DataError, match="No such file"):
         command(["convert", str(tmp_path / "absent.h5"), str(tmp_path / "b.h5")])
     (tmp_path / "text.parquet").write_text("1,2,3")
@@ -348,6 +352,17 @@ def test_conversions_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 8: the next observation is not that of the following row"):
         write_dataset(broken, tmp_path / "w-v0", "minari")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "cut.h5", "text.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["d4rl", "parquet", "minari"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, kind: str) -> None:
+    data = to_generic(robot_dataset(n=20_000))
+    importlib.import_module("minari")
+    with small_disk(tmp_path / "disk", mib=2) as disk:
+        fill(disk, leave_mib=0.5)
+        with pytest.raises(DataError, match=r"cannot write .*(No space left|MB free)"):
+            write_dataset(data, disk / SUFFIX[kind], kind)
+        assert [p.name for p in disk.iterdir()] == ["filler"]
 
 
 @pytest.mark.parametrize("package", ["minari", "pyarrow"])

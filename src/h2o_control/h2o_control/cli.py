@@ -29,7 +29,7 @@ SUMMARIES = {
     "operate": ("h2o_control", "one request to the running robot: arm, e-stop, policy on, sit, swap, status, …"),
     "robot": ("h2o_training", "list, show, blend and draw descriptions of robots; write them as URDF or MJCF"),
     "bag": ("h2o_control", "look at bags; repair, merge, split and cut them"),
-    "dataset": ("h2o_training", "build a dataset from bags, or from the text log of a real robot"),
+    "dataset": ("h2o_training", "build a dataset from bags or logs, ours or other people's; check it, convert it"),
     "train": ("h2o_training", "train a policy from a configuration file"),
     "export": ("h2o_training", "turn a training run into an ONNX policy"),
     "evaluate": ("h2o_training", "judge a policy on a robot, in lock-step and faster than real time"),

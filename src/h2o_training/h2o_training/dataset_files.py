@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     kind = args.to or (SUFFIXES.get(output.suffix) if output.suffix else MINARI)
     if kind is None:
         raise DataError(f"{output.name}: the suffix {output.suffix} names no format; use .h5, .hdf5, .parquet or --to")
+    if args.episode_steps is not None and args.episode_steps < 0:
+        raise DataError(f"--episode-steps must not be negative, got {args.episode_steps}")
     data = read_dataset(args.input, args.episode_steps)
     console = Console()
     left_out = write_dataset(data, output, kind)
