@@ -79,7 +79,7 @@ def show_topics(path: Path, mapping: tuple[BagMapping, Path] | None) -> None:
 def _report(result: BagImport, mapping: BagMapping, limit_nm: float, console: Console) -> None:
     table = Table()
     for name in ("signal", "topic", "messages", "Hz", "without it", "same stamp"):
-        table.add_column(name, justify="left" if name in ("signal", "topic") else "right")
+        table.add_column(name, justify="left" if name in ("signal", "topic") else "right", overflow="fold")
     for name, s in result.samples.items():
         count = len(s.values) + s.skipped + s.merged
         numbers = (str(count), f"{s.rate_hz:.1f}", str(s.skipped), str(s.merged))
