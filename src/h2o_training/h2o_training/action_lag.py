@@ -11,6 +11,7 @@ a time (block jackknife).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ from h2o_training.windows import Recording, recordings
 #: Longest lag that is looked for.
 LONGEST_S = 0.1
 BLOCKS = 20
+#: Columns that are known before the torque: 1, v, theta, theta_dot. Rows that are looked at together.
+KNOWN, ROWS = 4, 4096
 #: With less explained than this, or fewer steps, or a spread beyond this many steps, nothing can be told.
 LEAST_SHARE = 0.01
 LEAST_STEPS = 500
@@ -56,14 +59,13 @@ def action_lag(dataset: Dataset, response: str) -> Lag:
     """Estimate the lag of one response, "v" or "theta_dot"."""
     dt = dataset.interface.dt_s
     depth = max(4, math.ceil(LONGEST_S / dt)) + 1
-    rows = [_rows(part, response, depth) for part in recordings(dataset) if len(part.torque_nm) > depth]
-    table = np.concatenate(rows) if rows else np.zeros((0, len(STATE) + depth + 1))
+    parts = [part for part in recordings(dataset) if len(part.torque_nm) >= depth]
+    count = sum(len(part.torque_nm) - depth + 1 for part in parts)
     nothing = np.zeros(depth)
-    if len(table) < LEAST_STEPS:
-        return Lag(response, False, f"{len(table)} steps, {LEAST_STEPS} are needed", math.nan, math.nan, 0, nothing)
-    table = table - table.mean(axis=0)
-    grams = [block.T @ block for block in np.array_split(table, BLOCKS)]
-    total = np.sum(grams, axis=0)
+    if count < LEAST_STEPS:
+        return Lag(response, False, f"{count} steps, {LEAST_STEPS} are needed", math.nan, math.nan, 0, nothing)
+    grams = _grams(parts, response, depth, count)
+    total = grams.sum(axis=0)
     share, sign = _explained(total, depth)
     best = int(share.argmax())
     lag = _peak(share)
@@ -80,24 +82,39 @@ def action_lag(dataset: Dataset, response: str) -> Lag:
     return Lag(response, not reason, reason, lag * dt, spread * dt, int(sign[best]), share)
 
 
-def _rows(part: Recording, response: str, depth: int) -> FloatArray:
-    """Rows [n, 3 + depth + 1]: v, theta, theta_dot; torques of 0 … depth − 1 steps before; the change that followed."""
-    torque = part.torque_nm.mean(axis=1)
-    past = np.lib.stride_tricks.sliding_window_view(torque, depth)[:, ::-1]
-    states = part.states[depth - 1 : -1, 1:]
-    change = np.diff(part.states[depth - 1 :, STATE.index(response)])
-    return np.concatenate((states, past, change[:, None]), axis=1)
+def _grams(parts: Sequence[Recording], response: str, depth: int, count: int) -> FloatArray:
+    """Products of columns [BLOCKS, c, c], summed over each twentieth of the rows, a few thousand rows at a time.
+
+    Columns: 1, v, theta, theta_dot; torques of 0 … depth − 1 steps before; the change that followed.
+    """
+    grams = np.zeros((BLOCKS, KNOWN + depth + 1, KNOWN + depth + 1))
+    done = 0
+    for part in parts:
+        torque = part.torque_nm.mean(axis=1)
+        past = np.lib.stride_tricks.sliding_window_view(torque, depth)[:, ::-1]
+        states = part.states[depth - 1 : -1, 1:]
+        change = np.diff(part.states[depth - 1 :, STATE.index(response)])
+        for begin in range(0, len(past), ROWS):
+            rows = slice(begin, begin + ROWS)
+            n = len(past[rows])
+            table = np.concatenate((np.ones((n, 1)), states[rows], past[rows], change[rows, None]), axis=1)
+            block = (done + np.arange(n)) * BLOCKS // count
+            for number in range(block[0], block[-1] + 1):
+                own = table[block == number]
+                grams[number] += own.T @ own
+            done += n
+    return grams
 
 
 def _explained(gram: FloatArray, depth: int) -> tuple[FloatArray, FloatArray]:
     """Squared partial correlation [depth] of the change with each torque, given the state, and its sign."""
-    known, rest = slice(0, 3), slice(3, None)
+    known, rest = slice(0, KNOWN), slice(KNOWN, None)
     # The pseudo-inverse: a state that never varies explains nothing.
     left = gram[rest, rest] - gram[rest, known] @ np.linalg.pinv(gram[known, known]) @ gram[known, rest]
     own = np.diagonal(left)
     scale = own[:depth] * own[depth]
     # A torque that the state determines has no variance of its own left but rounding.
-    alive = (own[:depth] > 1e-9 * np.diagonal(gram)[3 : 3 + depth]) & (scale > 0)
+    alive = (own[:depth] > 1e-9 * np.diagonal(gram)[KNOWN : KNOWN + depth]) & (scale > 0)
     share = np.where(alive, np.square(left[:depth, depth]) / np.where(alive, scale, 1.0), 0.0)
     return share, np.sign(left[:depth, depth])
 

@@ -92,7 +92,7 @@ RULES = (
     Rule(
         "amount", "driving that counts: one control step after another, armed", "s", 60.0, 10.0,
         "the papers' robot learns from 83 s, identification needs 24 s, and 10 s are a handful of movements",
-        "record more",
+        "record more; an episode of many is judged with the others: give all their bags at once",
         below=True,
     ),
     Rule(
