@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import struct
 import subprocess
 import sys
@@ -56,6 +58,8 @@ TYPESTORE.register(
 )
 WANTED = Wanted(EVERYTHING, COLUMNS, ("names", "last"))
 
+ODOM = Wanted(topics.TYPES[topics.ODOM], ("pose.pose.position.x",))
+
 doubles = st.floats(width=64) | st.integers(0, 2**64 - 1).map(lambda i: struct.unpack("<d", struct.pack("<Q", i))[0])
 texts = st.sampled_from(["", "a", "base", "torque", "größe", "日本", "x\0y"])
 
@@ -96,7 +100,7 @@ def damaged(draw: st.DrawFn, sound: bytes) -> bytes:
     data = bytearray(sound)
     for _ in range(draw(st.integers(0, 3))):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
-    cut = draw(st.integers(-4, 4))
+    cut = draw(st.just(0) | st.integers(-4, 4))
     return bytes(data[:cut] if cut < 0 else data + bytes(cut))
 
 
@@ -177,6 +181,32 @@ def test_a_damaged_message_is_read_as_rosbags_reads_it_or_refused_as_rosbags_ref
                 groups(path)
             return
         assert_same(groups(path), messages)
+
+
+def test_messages_of_one_length_but_laid_out_differently_are_told_apart(tmp_path: Path) -> None:
+    kind = topics.TYPES[topics.JOINT_STATES]
+    wanted = Wanted(kind, ("position", "velocity", "effort"), ("name",))
+    messages = []
+    for k in range(6):
+        lengths = ((1, 1, 2), (1, 2, 1), (2, 1, 1))[k % 3]
+        fields = {path: np.full(n, float(k)) for path, n in zip(wanted.columns, lengths, strict=True)}
+        state = message(kind, header=header(START_NS), name=["a", "bc"] if k < 3 else ["xyz", ""], **fields)
+        messages.append(bytes(TYPESTORE.serialize_cdr(state, kind)))
+    assert len(set(map(len, messages))) == 1
+    path = write_mcap(tmp_path / "f.mcap", [("/thing", m) for m in messages], {"/thing": kind})
+    found = groups(path, wanted)
+    assert_same(found, messages, wanted)
+    assert len(found) == 6
+
+
+def test_byte_orders_are_told_apart_where_nothing_else_differs(tmp_path: Path) -> None:
+    kind, wanted = "geometry_msgs/msg/Vector3", Wanted("geometry_msgs/msg/Vector3", ("x", "y", "z"))
+    point = message(kind, x=1.0, y=2.0, z=math.nan)
+    messages = [bytes(TYPESTORE.serialize_cdr(point, kind, little_endian=k % 2 == 0)) for k in range(6)]
+    path = write_mcap(tmp_path / "f.mcap", [("/thing", m) for m in messages], {"/thing": kind})
+    found = groups(path, wanted)
+    assert_same(found, messages, wanted)
+    assert [group.columns["x"].tolist() for group in found] == [[1.0] * 3, [1.0] * 3]
 
 
 def test_messages_whose_lengths_all_differ_are_read_too_and_in_order(tmp_path: Path) -> None:
@@ -269,22 +299,39 @@ def test_a_message_index_that_lies_changes_nothing(changes: list[tuple[int, int]
         path = write_mcap(Path(folder) / "f.mcap", messages, kinds, compression=CompressionType.NONE, chunk_size=8000)
         before = flat(episode_of(path))
         data = bytearray(path.read_bytes())
-        inside = list(index_bytes(data))
+        # Channel and entries; a length that is wrong is another matter.
+        inside = [at for first, end in index_records(data) for at in (first, first + 1, *range(first + 6, end))]
         for place, value in changes:
             data[inside[place % len(inside)]] = value
         path.write_bytes(data)
         assert flat(episode_of(path)) == before
 
 
-def index_bytes(data: bytes) -> list[int]:
-    """Places of the channels and entries of all message index records."""
-    places, at = [], 8
+def test_a_message_index_that_names_messages_twice_or_not_at_all_changes_nothing(tmp_path: Path) -> None:
+    messages, kinds = mixed(30)
+    path = write_mcap(tmp_path / "f.mcap", messages, kinds, chunk_size=8000)
+    before, sound = flat(episode_of(path)), path.read_bytes()
+    records = index_records(sound)
+    assert len(records) > 6
+    for first, end in records:
+        entries = [slice(at, at + 16) for at in range(first + 6, end, 16)]
+        for one, other in itertools.pairwise(entries):
+            data = bytearray(sound)
+            data[other] = data[one]
+            path.write_bytes(data)
+            assert flat(episode_of(path)) == before
+            assert sum(len(group.rows) for group in groups(path, ODOM, topics.ODOM)) == 30
+
+
+def index_records(data: bytes) -> list[tuple[int, int]]:
+    """From where to where the contents of all message index records lie."""
+    found, at = [], 8
     while at < len(data) - 8:
         opcode, length = struct.unpack_from("<BQ", data, at)
         if opcode == 7:
-            places += [at + 9, at + 10, *range(at + 15, at + 9 + length)]
+            found.append((at + 9, at + 9 + length))
         at += 9 + length
-    return places
+    return found
 
 
 def test_a_damaged_chunk_ends_the_episode_before_it_and_an_unknown_compression_is_named(tmp_path: Path) -> None:

@@ -93,10 +93,13 @@ class Episode:
 
         A commander that misses an observation leaves the mode as it is; the driver takes the robot back within 30 ms.
         """
-        index = np.searchsorted(self.command.stamp_ns, self.stamp_ns, side="right") - 1
-        stamps = np.append(self.command.stamp_ns, np.int64(0))
-        fresh = (index >= 0) & (self.stamp_ns - stamps[index] <= max_age_ns)
-        return np.where(fresh, np.append(self.command.frame_id, "")[index], "")
+        stamps, frames = self.command.stamp_ns, self.command.frame_id
+        modes = np.zeros(len(self.stamp_ns), dtype=frames.dtype)
+        index = np.searchsorted(stamps, self.stamp_ns, side="right") - 1
+        answered = np.flatnonzero(index >= 0)
+        answered = answered[self.stamp_ns[answered] - stamps[index[answered]] <= max_age_ns]
+        modes[answered] = frames[index[answered]]
+        return modes
 
 
 @dataclass(frozen=True)

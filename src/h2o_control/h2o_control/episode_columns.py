@@ -68,6 +68,11 @@ class FileColumns:
             tables[group.topic].put(group.rows, self._values(name, group))
         self.filled = {topic.rpartition("/")[2] for topic in tables} | {name for name in TEXTS if self._texts[name]}
         self._columns = {topic.rpartition("/")[2]: _increasing(table.finished()) for topic, table in tables.items()}
+        # Topics of one frame have the same stamps: they are kept once.
+        stamps = self.column(topics.ODOM, "stamp_ns")
+        for columns in self._columns.values():
+            if np.array_equal(columns["stamp_ns"], stamps):
+                columns["stamp_ns"] = stamps
 
     def texts(self, name: str) -> list[tuple[int, str]]:
         """Messages of a topic of TEXTS in file order: when each was recorded, in ns, and what it says."""

@@ -201,8 +201,8 @@ class _Chunks:
         self._data: list[bytes] = []
         self._ends: list[int] = []
         self._entries: list[bytes] = []
-        #: Channel, entries, and begin and end of the chunk of each index record.
-        self._indexes: list[tuple[int, int, int, int]] = []
+        #: Entries of each index record, and begin and end of its chunk.
+        self._indexes: list[tuple[int, int, int]] = []
         self._index_whole = True
 
     def add(self, data: bytes) -> None:
@@ -216,14 +216,15 @@ class _Chunks:
         """Take the message index of one channel in the chunk added last."""
         if not self._data:
             return
-        channel, length = _INDEX_HEAD.unpack_from(content)
+        # Of which channel a message is, it says itself.
+        _, length = _INDEX_HEAD.unpack_from(content)
         entries = content[_INDEX_HEAD.size : _INDEX_HEAD.size + length]
         if len(entries) != length or length % _INDEX_ENTRY_BYTES:
             self._index_whole = False
             return
         self._entries.append(entries)
         begin = self.size - len(self._data[-1])
-        self._indexes.append((channel, length // _INDEX_ENTRY_BYTES, begin, self.size))
+        self._indexes.append((length // _INDEX_ENTRY_BYTES, begin, self.size))
 
     def take(self) -> Batch:
         """Hand on the messages of all chunks added since the last time."""
@@ -249,14 +250,13 @@ class _Chunks:
         nothing = np.empty(0, dtype=np.int64)
         if not self._indexes or not self._index_whole:
             return nothing
-        channel, count, begin, end = np.array(self._indexes, dtype=np.int64).T
+        count, begin, end = np.array(self._indexes, dtype=np.int64).T
         begin, end = np.repeat(begin, count), np.repeat(end, count)
         offset = np.frombuffer(b"".join(self._entries), dtype="<u8")[1::2]
         if not (offset < (end - begin).astype(np.uint64)).all():
             return nothing
-        # Sorted by place, each with its channel (packed with it: quicker than by argsort) and the end of its chunk.
-        packed = np.sort((begin + offset.astype(np.int64)) << 16 | np.repeat(channel, count))
-        start, channel, end = packed >> 16, packed & 0xFFFF, np.sort(end)
+        # Sorted by place, each with the end of its chunk.
+        start, end = np.sort(begin + offset.astype(np.int64)), np.sort(end)
         if not (start + _DATA_AT <= end).all() or not (data[start] == Opcode.MESSAGE).all():
             return nothing
         length = _read(data, start + 1, "<i8")
@@ -266,7 +266,6 @@ class _Chunks:
             and (length <= len(data)).all()
             and (stop <= end).all()
             and (stop[:-1] <= start[1:]).all()
-            and (_read(data, start + _FRAME.size, "<u2") == channel).all()
         )
         return start if borne_out else nothing
 
