@@ -418,6 +418,15 @@ def test_wrong_input_is_refused(tmp_path: Path, clean: Path) -> None:
         command(["check", str(clean), "--columns", "x"])
 
 
+@pytest.mark.parametrize("states", [1, 2, 3, 7])
+def test_a_recording_of_next_to_nothing_is_refused_and_drawn(tmp_path: Path, states: int) -> None:
+    recording = made()
+    recording.lost |= set(range(states, N))
+    bag = write(tmp_path / "walk", recording)
+    assert command(["check", str(bag), "-o", str(tmp_path / "page.html")]) == 1
+    assert "do not train on this" in (tmp_path / "page.html").read_text()
+
+
 def test_a_robot_that_was_never_armed_gives_nothing_to_train_on(tmp_path: Path) -> None:
     idle = swaying(200)
     idle["modes"] = [topics.DISARMED] * 200
