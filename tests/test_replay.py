@@ -266,7 +266,7 @@ def test_answers_that_count_x_from_the_next_observation_are_told_apart(policy: P
     theirs = ask("policy", Policy(policy), later).torque_nm
     found = agreement(recorded, ours, heard(recorded, theirs))
     assert 0 < found.differing == found.takeover
-    assert any("a moment earlier or later" in reason for reason in found.reasons())
+    assert any("a moment earlier or later than the recorder" in reason for reason in found.reasons())
 
 
 def test_answers_that_a_node_would_refuse_are_gaps_with_a_reason(

@@ -17,6 +17,7 @@ import numpy as np
 
 from h2o_control.bag_reader import Episode
 from h2o_control.contract import FloatArray
+from h2o_control.topics import TORQUE
 from h2o_training.replay_answers import Answers, Place, Recorded, ask
 from h2o_training.report import TableData
 
@@ -31,7 +32,8 @@ class Agreement:
         answered: of these, with a message on /wheel_torque of their stamp.
         equal: bit for bit, or given back by both.
         given_back: only the node gave the robot back.
-        takeover: of those that differ, equal where displacement is counted from the observation before or after.
+        takeover: of those that differ, equal where the node heard of a change of mode earlier or later than it was
+            recorded: it then counts displacement from another observation, or not yet, or still.
         differing: that differ. rms_nm, largest_nm: by how much; largest_at: where most, None where nowhere.
         strays: messages that answer no state of the bag.
         first_unanswered: where first an observation was left without an answer.
@@ -73,12 +75,12 @@ class Agreement:
         if self.given_back:
             said.append(
                 f"{self.given_back} times the node gave the robot back: its observation came too late (see "
-                "/diagnostics); play more slowly, rate:=0.5"
+                "/diagnostics); in a replay, rate:=0.5 gives it more time"
             )
         if self.takeover:
             said.append(
-                f"{self.takeover} answers count displacement from the observation before or after the one counted "
-                "here: the node heard of the change of mode a moment earlier or later"
+                f"{self.takeover} answers count displacement from another observation than here: the node heard of a "
+                "change of mode a moment earlier or later than the recorder"
             )
         if self.differing > self.takeover:
             said.append(
@@ -105,7 +107,8 @@ def agreement(recorded: Recorded, answers: Answers, episodes: Sequence[Episode])
     takeover = np.zeros(len(rows), dtype=np.bool_)
     if differing.any():
         known_from = recorded.engaged
-        for others in (np.append(known_from[1:], known_from[-1:]), np.append(known_from[:1], known_from[:-1])):
+        sooner, later = np.append(known_from[1:], known_from[-1:]), np.append(known_from[:1], known_from[:-1])
+        for others in (sooner, later, recorded.modes == TORQUE):
             moved = dataclasses.replace(recorded, engaged=others)
             takeover |= differing & _same(ask(answers.name, answers.policy, moved).torque_nm[rows], theirs)
     by = np.where(differing, np.nan_to_num(np.abs(ours - theirs), nan=0.0), 0.0)
