@@ -242,10 +242,9 @@ def tables(info: BagInfo, episode: int | None = None) -> RenderableType:
 
 def _episode_table(info: BagInfo) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in (("#", "right"), ("file", "left"), ("start (UTC)", "left"), ("s", "right")):
-        table.add_column(name, justify=justify, no_wrap=name != "file", overflow="fold")
-    for name, justify in (("messages", "right"), ("lost", "right"), ("label", "left"), ("ended", "left")):
-        table.add_column(name, justify=justify, overflow="fold")
+    for name in ("#", "file", "start (UTC)", "s", "messages", "lost", "label", "ended"):
+        right = name in ("#", "s", "messages", "lost")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name in ("#", "s"), overflow="fold")
     for k, e in enumerate(info.episodes):
         known = [t.lost for t in e.topics.values() if t.lost is not None]
         lost = str(sum(known)) if known else "–"
