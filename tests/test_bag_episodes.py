@@ -233,6 +233,27 @@ def test_a_write_that_fails_in_the_background_is_reported_and_what_came_before_i
     assert len(messages(tmp_path / "b" / "b_1.mcap")) == cut["received"]["/odom"]
 
 
+@pytest.mark.usefixtures("ignored_signal")
+def test_an_episode_that_fails_late_is_reported_while_the_next_one_runs_on(tmp_path: Path) -> None:
+    bag = writer(tmp_path / "b", background=True)
+    stuck = threading.Event()
+    bag._disk.do(lambda: stuck.wait(20.0) and None)
+    episode(bag, 0, 1000)
+    bag.start_episode()
+    with small_files(40_000):
+        stuck.set()
+        bag._disk.wait()
+        with pytest.raises(BagWriteError, match=r"b_0.mcap: File too large; the \d+ messages before are kept"):
+            bag.flush()
+    write(bag, 1000, 1050)
+    bag.close()
+    first, second = rows(tmp_path / "b")
+    assert (first["end_reason"], second["end_reason"]) == ("write error: File too large", "closed")
+    assert 0 < first["received"]["/odom"] < 1000
+    with Reader(tmp_path / "b") as reader:
+        assert len(list(reader.messages())) == reader.message_count == first["received"]["/odom"] + 50
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_a_disk_without_any_room_keeps_what_it_has(tmp_path: Path, background: bool) -> None:
     with small_disk(tmp_path / "disk", 4) as folder:

@@ -126,7 +126,10 @@ def test_a_publisher_that_is_there_and_does_not_match_is_not_recorded(tmp_path: 
         nodes.start("recorder_node", bag=str(tmp_path / "b"))
         probe.wait(lambda: probe.node.count_subscribers(topics.ODOM) > 0, "recorder")
         probe.spin(1.0)
-        assert "/odom (published, not matched yet: QoS?), /joint_states, " in probe.call(topics.START_EPISODE).message
+        assert (
+            "/odom (published, not matched: is it reliable, and latched where it should be?), /joint_states, "
+            in probe.call(topics.START_EPISODE).message
+        )
 
 
 def ticks(file: Path) -> dict[str, list[int]]:

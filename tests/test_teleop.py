@@ -21,7 +21,7 @@ from sensor_msgs.msg import JointState
 
 from graph import BIN, Nodes, Probe, graph
 from h2o_control import topics
-from h2o_control.keyboard import EPISODE_KEYS
+from h2o_control.keyboard import DISCARD, EPISODE_KEYS
 from h2o_control.node_tools import STREAM_QOS
 from h2o_control.operator_script import Habits, ScriptedOperator
 from lockstep import LockStep
@@ -184,8 +184,10 @@ def test_keyboard_moves_the_legs_shows_hold_and_stops_in_every_state(
         probe.wait(lambda: {topics.ESTOP, "estop topic True"} <= set(driver.asked), f"e-stop in {mode}")
     probe.spin(0.3)
     # Nobody records here: the screen says so instead of saying nothing.
+    keyboard.press(DISCARD)
+    probe.wait(lambda: "x again within 3 s deletes the running episode" in keyboard.shown(), "a question")
     for key, name in EPISODE_KEYS.items():
-        keyboard.press(key)
+        keyboard.press(key * 2 if key == DISCARD else key)
         probe.wait(lambda name=name: f"nobody offers {name}" in keyboard.screen, f"what became of {key}")  # type: ignore[misc]
 
 

@@ -109,6 +109,7 @@ class BagWriter:
         #: The running episode, else the one before; None where that was discarded or none has been started.
         self.latest: EpisodeInfo | None = None
         self._started = 0
+        self._files: list[tuple[EpisodeFile, EpisodeInfo]] = []
         self._free_bytes = free_bytes or _free_bytes
         self._metadata_error: OSError | None = None
         new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -151,6 +152,7 @@ class BagWriter:
         except OSError as error:
             raise BagWriteError(f"cannot create {self.path / episode.file}: {error.strerror}") from error
         self._started += 1
+        self._files.append((self._file, episode))
         # It is written anew below: what the disk refused before there was room again is history.
         self._metadata_error = None
         self._buffer = ChunkBuffer()
@@ -172,7 +174,7 @@ class BagWriter:
         """Append one serialized message (CDR) received at `stamp_ns`; `sequence` is its publisher's number for it.
 
         Raises:
-            BagWriteError: disk full or another write error; the episode has been ended and is readable.
+            BagWriteError: disk full or another write error; the episode that it names has been ended and is readable.
         """
         episode = self.episode
         if episode is None:
@@ -315,17 +317,19 @@ class BagWriter:
 
     def _check_disk(self) -> None:
         """Raise what the disk has refused, once, and end the episode that it concerns."""
-        episode = self.latest
-        if episode is not None and self._file.error is not None and not self._file.reported:
-            error = self._file.error
-            self._file.reported = True
-            if self.episode is not None:
-                self._file.settle(episode)
+        # In the background, an episode may have begun before the disk is through with the one before.
+        for file, episode in self._files[:]:
+            if file.done or file.error is not None:
+                self._files.remove((file, episode))
+            if file.done or file.error is None:
+                continue
+            if self.episode is episode:
+                file.settle(episode)
                 self._close(episode)
             raise BagWriteError(
-                f"cannot write {self.path / episode.file}: {error.strerror}; the {episode.message_count} messages "
+                f"cannot write {self.path / episode.file}: {file.error.strerror}; the {episode.message_count} messages "
                 "before are kept"
-            ) from error
+            ) from file.error
         if self._metadata_error is not None:
             error, self._metadata_error = self._metadata_error, None
             raise BagWriteError(f"cannot write {self.path / 'metadata.yaml'}: {error.strerror}") from error

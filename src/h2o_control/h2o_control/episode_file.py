@@ -49,13 +49,13 @@ class EpisodeFile:
 
     Attributes:
         error: why writing ended.
-        reported: somebody has been told of it.
+        done: it is closed, as it should be.
     """
 
     def __init__(self, path: Path, sync: bool) -> None:
         """Create the file; with `sync`, what was appended is on the disk before the next job begins."""
         self.error: OSError | None = None
-        self.reported = False
+        self.done = False
         self._sync = sync
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._good_end = 0
@@ -87,7 +87,7 @@ class EpisodeFile:
             except OSError as error:
                 self._cut(error)
         if self.error is None:
-            episode.readable = True
+            episode.readable = self.done = True
         else:
             self.settle(episode)
 
@@ -106,6 +106,7 @@ class EpisodeFile:
         """Close the file as it is."""
         if self.error is None:
             os.close(self._fd)
+        self.done = True
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

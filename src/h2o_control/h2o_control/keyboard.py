@@ -37,7 +37,7 @@ HEIGHT_STEP_M = 0.01
 HELP = (
     "space E-STOP · arrows drive · s stop · a arm · d disarm · p policy on/off\n"
     "u stand up · j sit down · [ ] lower, higher · q quit\n"
-    "episode: r start · t stop · y success · f fall · x discard"
+    "episode: r start · t stop · y success · f fall · x x discard"
 )
 #: What keys ask of the recorder.
 EPISODE_KEYS = {
@@ -47,6 +47,7 @@ EPISODE_KEYS = {
     "f": topics.LABEL_FALL,
     "x": topics.DISCARD_EPISODE,
 }
+DISCARD, AGAIN_S = "x", 3.0
 #: What to do next, by mode.
 NEXT = {
     topics.DISARMED: "hold the robot upright and press a",
@@ -76,6 +77,7 @@ class KeyboardNode(OperatorNode):
         self.v_mps = 0.0
         self.yaw_radps = 0.0
         self.quit = False
+        self._discard_asked_s = -math.inf
         self._recorder = {key: self.create_client(Trigger, name) for key, name in EPISODE_KEYS.items()}
 
     def press(self, key: str) -> None:
@@ -108,9 +110,19 @@ class KeyboardNode(OperatorNode):
         elif key in ("[", "]"):
             self._step_height(HEIGHT_STEP_M if key == "]" else -HEIGHT_STEP_M)
         elif key in self._recorder:
-            self.call(self._recorder[key])
+            self._ask_recorder(key)
         elif key in ("q", "\x03"):
             self.quit = True
+
+    def _ask_recorder(self, key: str) -> None:
+        now_s = time.monotonic()
+        if key == DISCARD and now_s - self._discard_asked_s > AGAIN_S:
+            # It lies beside the key that disarms, and there is no way back.
+            self._discard_asked_s = now_s
+            self.refusal = f"{key} again within {AGAIN_S:g} s deletes the running episode, or else the one before"
+            return
+        self._discard_asked_s = -math.inf
+        self.call(self._recorder[key])
 
     def _first(self) -> str:
         return FIRST.get(self.mode, f"the mode is {self.mode}")

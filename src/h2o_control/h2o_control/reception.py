@@ -66,11 +66,11 @@ class Reception:
 
     def matched(self, name: str) -> bool:
         """Tell whether a publisher of this topic and this subscription have found each other."""
-        subscription = self._subscriptions[name]
-        if hasattr(subscription, "get_publisher_count"):
-            return bool(subscription.get_publisher_count() > 0)
+        mine = self._subscriptions[name]
+        if hasattr(mine, "get_publisher_count"):
+            return bool(mine.get_publisher_count() > 0)
         # ROS 2 Humble cannot say who is matched, only who is there.
-        return bool(self._node.count_publishers(subscription.topic_name) > 0)
+        return bool(self._node.count_publishers(mine.topic_name) > 0)
 
     def stop(self) -> None:
         """End the thread and leave the graph."""

@@ -84,6 +84,7 @@ class RecorderNode(Node):
         self._wall = WallStamp()
         declare(self, PARAMETERS)
         names = self._topic_names()
+        self._names = {full: name for name, full in names.items()}
         log = self.get_logger().info
         writer = self._storage(Path(value(self, "bag")), {full: topics.TYPES[name] for name, full in names.items()})
         self.recorder = Recorder(writer, names, value(self, "auto_start"), log, value(self, "fall_pitch_rad"))
@@ -181,8 +182,14 @@ class RecorderNode(Node):
         """Essential topics that nobody is heard on, with what is known of the reason."""
         with self._lock:
             lacking = self.recorder.lacking(self._reception.matched)
-        there = [full for full in lacking if self.count_publishers(full)]
-        return [f"{full} (published, not matched yet: QoS?)" if full in there else full for full in lacking]
+        return [f"{full}{self._why_lacking(full)}" for full in lacking]
+
+    def _why_lacking(self, full: str) -> str:
+        if not self.count_publishers(full):
+            return ""
+        if self._reception.matched(self._names[full]):
+            return " (published, its last message has not come)"
+        return " (published, not matched: is it reliable, and latched where it should be?)"
 
     def _report(self) -> None:
         with self._lock:
