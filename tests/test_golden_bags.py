@@ -14,7 +14,7 @@ from h2o_control import topics
 from h2o_control.bag_messages import bag_files
 from h2o_control.bag_reader import read_bag
 from h2o_control.contract import TASKS
-from h2o_training import replay_bag
+from h2o_training import dataset_cli, replay_bag
 from h2o_training.bag_configuration import configuration
 from h2o_training.dataset_build import build_dataset
 from h2o_training.mode_summary import write_bag_report
@@ -100,6 +100,18 @@ def test_two_policies_and_the_limits_on_a_bag_with_a_fall(tmp_path: Path) -> Non
     tilt = next(cut for cut in content["limits"]["cuts"] if cut["limit"] == "tilt")
     assert tilt["bounds"] == [1.5]
     assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "gaps_of_the_robot"), [("ideal", set()), ("worn", set()), ("killed", set()), ("hard", {"pitch", "lag"})]
+)
+def test_check_finds_in_a_bag_that_it_is_short_and_what_the_robot_is_known_for(
+    name: str, gaps_of_the_robot: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dataset_cli.command(["check", str(GOLDEN / name), "--json", "-o", str(tmp_path / "check")]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    found = {f["check"] for f in findings if f["level"] in ("care", "refuse")}
+    assert found - {"amount", "coverage"} == gaps_of_the_robot
 
 
 def test_a_report_is_drawn_of_a_bag_that_was_cut_off(tmp_path: Path) -> None:
