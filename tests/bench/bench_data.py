@@ -41,6 +41,7 @@ def read_own(bag: Path) -> None:
     task = get_task("move")
     watch = Watch()
     found = read_bag(bag)
+    watch.loaded()
     interface = found.require_interface()
     watch.report(sum(len(episode_transitions(episode, interface, task).rows) for episode in found.episodes))
 
@@ -66,13 +67,18 @@ class Watch:
     """Time and memory of this process from here on."""
 
     def __init__(self) -> None:
-        self._base_mib = peak_mib()
+        self._base_mib = self._loaded_mib = peak_mib()
+        self._loaded_cpu_s = 0.0
         self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
+
+    def loaded(self) -> None:
+        """Note what reading alone took."""
+        self._loaded_mib, self._loaded_cpu_s = peak_mib(), time.process_time() - self._start_cpu_s
 
     def report(self, count: int) -> None:
         """Print a Reading as JSON."""
         seconds, cpu_s = time.perf_counter() - self._start_s, time.process_time() - self._start_cpu_s
-        reading = Reading(seconds, cpu_s, count, peak_mib(), self._base_mib)
+        reading = Reading(seconds, cpu_s, count, peak_mib(), self._base_mib, self._loaded_mib, self._loaded_cpu_s)
         print(json.dumps(dataclasses.asdict(reading)))
 
 
@@ -84,13 +90,20 @@ def peak_mib() -> float:
 
 @dataclass
 class Reading:
-    """One reading by a process of its own; `base_mib` is its peak before, libraries and all."""
+    """One reading by a process of its own.
+
+    Attributes:
+        seconds, cpu_s: in all. count: transitions, or messages.
+        peak_mib: in all. base_mib: before, libraries and all. loaded_mib, loaded_cpu_s: once the bag was read.
+    """
 
     seconds: float
     cpu_s: float
     count: int
     peak_mib: float
     base_mib: float
+    loaded_mib: float
+    loaded_cpu_s: float
 
 
 def read(reader: str, bag: Path) -> Reading:

@@ -79,12 +79,17 @@ def known_modes(episode: Episode) -> NDArray[np.str_]:
     A commander that misses an observation leaves the mode as it is. But where commands of unlike modes, or more than
     50 ms apart, are the nearest that there are, nobody can tell: "".
     """
-    stamps, modes = episode.command.stamp_ns, np.append(episode.command.frame_id, "")
+    stamps, frames = episode.command.stamp_ns, episode.command.frame_id
     padded = np.append(stamps, np.iinfo(np.int64).max)
     before = np.searchsorted(stamps, episode.stamp_ns, side="right") - 1
     after = np.searchsorted(stamps, episode.stamp_ns, side="left")
-    known = (before >= 0) & (modes[before] == modes[after]) & (padded[after] - padded[before] <= COMMAND_GAP_NS)
-    return np.where(known, modes[before], "")
+    known = (before >= 0) & (padded[after] - padded[before] <= COMMAND_GAP_NS)
+    # Text takes much memory: it is compared only where no command answers the state, and then both sides are there.
+    between = np.flatnonzero(known & (before != after))
+    known[between] = frames[before[between]] == frames[after[between]]
+    modes = np.zeros(len(known), dtype=frames.dtype)
+    modes[known] = frames[before[known]]
+    return modes
 
 
 def _mode_held(episode: Episode) -> BoolArray:
