@@ -89,8 +89,8 @@ def _hour(part: Mapping[str, Any]) -> list[str]:
         f"{HOUR_MIB:g} MiB at most: {reading['loaded_mib']:.0f} MiB at the peak of `read_bag`, "
         f"{reading['base_mib']:.0f} of it before anything is read",
         "",
-        f"The bag takes {part['bag_mib'] / 1024:.1f} GiB and {reading['loaded_cpu_s']:.1f} s of the processor. The file "
-        "is streamed, and what is not asked for is not kept. Finding the "
+        f"The bag takes {part['bag_mib'] / 1024:.1f} GiB and {reading['loaded_cpu_s']:.1f} s of the processor. The "
+        "file is streamed, and what is not asked for is not kept. Finding the "
         f"{reading['count']:,} transitions in it took another {reading['cpu_s'] - reading['loaded_cpu_s']:.1f} s and "
         f"brought the peak to {reading['peak_mib']:.0f} MiB.",
     ]

@@ -58,8 +58,9 @@ def read_groups(path: Path, wanted: Mapping[str, Wanted], stored: StoredFile) ->
     topics: dict[str, _Topic] = {}
     try:
         for batch in batches(path, stored):
-            rows_of: dict[str, list[int]] = {}
-            for channel in np.flatnonzero(np.bincount(batch.channel)).tolist():
+            channels_of: dict[str, list[int]] = {}
+            counts = np.bincount(batch.channel)
+            for channel in np.flatnonzero(counts).tolist():
                 if channel not in stored.channels:
                     raise DataError(f"cannot read {path}: a message of channel {channel}, which it does not declare")
                 topic, kind = stored.channels[channel]
@@ -67,9 +68,11 @@ def read_groups(path: Path, wanted: Mapping[str, Wanted], stored: StoredFile) ->
                 if found is not None and found.kind == kind:
                     if topic not in topics:
                         topics[topic] = _Topic(topic, found)
-                    rows_of.setdefault(topic, []).append(channel)
-            for topic, channels in rows_of.items():
-                yield from topics[topic].groups(batch, np.flatnonzero(np.isin(batch.channel, channels, kind="table")))
+                    channels_of.setdefault(topic, []).append(channel)
+            for topic, channels in channels_of.items():
+                mine = np.zeros(len(counts), dtype=np.bool_)
+                mine[channels] = True
+                yield from topics[topic].groups(batch, np.flatnonzero(mine[batch.channel]))
     except (AnyReaderError, ReaderError, SerdeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
