@@ -193,3 +193,22 @@ def test_a_sqlite_bag_of_another_recorder_is_cut_into_mcap(tmp_path: Path) -> No
     with AnyReader([tmp_path / "c"]) as reader:
         (connection,) = reader.connections
         assert connection.msgdef.data.startswith("std_msgs/Header header")
+
+
+def test_bags_that_offer_a_topic_differently_are_merged_for_every_reader(tmp_path: Path) -> None:
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+    for name, durability in (("a", QosDurability.VOLATILE), ("b", QosDurability.TRANSIENT_LOCAL)):
+        now = QosTime(0, 0)
+        qos = Qos(
+            QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, durability, now, now, QosLiveliness.AUTOMATIC, now, False
+        )
+        with Writer(tmp_path / name, version=9) as writer:
+            connection = writer.add_connection(
+                "/odom", "nav_msgs/msg/Odometry", typestore=TYPESTORE, offered_qos_profiles=[qos]
+            )
+            writer.write(connection, START_NS, odometry(START_NS, (0, 0, 0, 0)))
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    with AnyReader([tmp_path / "c"]) as reader:
+        assert [c.msgcount for c in reader.connections] == [1, 1]
+        assert len(list(reader.messages())) == 2

@@ -7,6 +7,7 @@ constant memory.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -80,15 +81,17 @@ class CopiedFile:
 
 def bag_information(episodes: Sequence[StoredEpisode], custom: Mapping[str, str], ros_distro: str) -> dict[str, Any]:
     """Content of metadata.yaml, version 9, for files of any recorder that were read or written completely."""
-    declared: dict[str, Topic] = {}
-    profiles: dict[str, list[dict[str, Any]]] = {}
-    counts: Counter[str] = Counter()
+    # An entry for each way in which a topic was offered: rosbags finds messages by name, type and QoS together.
+    declared: dict[tuple[str, str], Topic] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for episode in episodes:
-        counts.update(episode.counts)
+        seen: set[str] = set()
         for topic in episode.topics:
-            declared.setdefault(topic.name, topic)
-            offered = profiles.setdefault(topic.name, [])
-            offered += [profile for profile in topic.qos_profiles() if profile not in offered]
+            key = topic.name, json.dumps(topic.qos_profiles())
+            declared.setdefault(key, topic)
+            # Two publishers of one topic in one file are counted together.
+            counts[key] += 0 if topic.name in seen else episode.counts[topic.name]
+            seen.add(topic.name)
     start = min((e.start_ns for e in episodes if e.start_ns is not None), default=0)
     end = max((e.end_ns for e in episodes if e.end_ns is not None), default=0)
     return {
@@ -103,12 +106,12 @@ def bag_information(episodes: Sequence[StoredEpisode], custom: Mapping[str, str]
                     "name": topic.name,
                     "type": topic.type,
                     "serialization_format": topic.encoding,
-                    "offered_qos_profiles": profiles[name],
+                    "offered_qos_profiles": topic.qos_profiles(),
                     "type_description_hash": topic.type_hash,
                 },
-                "message_count": counts[name],
+                "message_count": counts[key],
             }
-            for name, topic in declared.items()
+            for key, topic in declared.items()
         ],
         "compression_format": "",
         "compression_mode": "",

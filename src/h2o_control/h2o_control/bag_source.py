@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags as they are stored, whoever recorded them: topics with definitions, messages with payload bytes and stamps.
 
-MCAP files are streamed, finished or not (`bag_scan`); other storages are read by rosbags, as one episode a bag.
+MCAP files are streamed, finished or not (`bag_scan`); other storages are read by rosbags.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class StoredEpisode:
 
     @property
     def name(self) -> str:
-        """File name; the folder's for a bag of another storage."""
+        """File name; the folder's for a bag whose files are compressed as a whole."""
         return self.path.name
 
     @property
@@ -182,6 +182,11 @@ class StoredEpisode:
             self.topics = list(by_id.values())
             for connection, stamp_ns, data in reader.messages():
                 yield RawMessage(by_id[id(connection)], stamp_ns, stamp_ns, 0, bytes(data))
+            if self.counts.total() != reader.message_count:
+                raise DataError(
+                    f"{self.path} holds {reader.message_count} messages, {self.counts.total()} of them can be read by "
+                    "rosbags: convert it with `ros2 bag convert`"
+                )
 
     def _ask_reader(self) -> None:
         with self._reader() as reader:
@@ -217,14 +222,12 @@ def _topic_of_connection(connection: Any) -> Topic:
     language = {MessageDefinitionFormat.MSG: "ros2msg", MessageDefinitionFormat.IDL: "ros2idl"}.get(
         definition.format, ""
     )
-    text, type_hash = definition.data, connection.digest
+    text = definition.data
     if not language and kind in TYPESTORE.fielddefs:
         language, (text, _) = "ros2msg", TYPESTORE.generate_msgdef(kind, ros_version=2)
-    if not type_hash and kind in TYPESTORE.fielddefs:
-        type_hash = TYPESTORE.hash_rihs01(kind)
     qos = yaml.safe_dump(dump_qos_v9(connection.ext.offered_qos_profiles), sort_keys=False)
     encoding = connection.ext.serialization_format
-    return Topic(connection.topic, kind, encoding, qos, type_hash, language, text.encode() if language else b"")
+    return Topic(connection.topic, kind, encoding, qos, connection.digest, language, text.encode() if language else b"")
 
 
 @dataclass
@@ -253,13 +256,15 @@ class StoredBag:
         return next((row for rows in sources for row in rows if row.get("file") == episode.name), {})
 
     def interface(self) -> Interface | None:
-        """The robot's interface: from metadata.yaml, else the first in any file; None where nothing says.
+        """The robot's interface: from metadata.yaml or the files; None where nothing says.
 
         Raises:
             ContractError: there is something that is no interface this version knows.
         """
         if "h2o.interface" in self.custom:
             return Interface.from_json(self.custom["h2o.interface"], str(self.path))
+        for record in (m for e in self.episodes for m in e.metadata if "h2o.interface" in m.metadata):
+            return Interface.from_json(record.metadata["h2o.interface"], str(self.path))
         for episode in self.episodes:
             text = first_text(episode, topics.INTERFACE)
             if text is not None:
@@ -275,8 +280,10 @@ def open_bag(path: str | Path) -> StoredBag:
     """
     path = Path(path)
     files, information = bag_files(path)
-    if information.get("storage_identifier", "mcap") != "mcap":
-        files = [path]  # rosbags reads other storages by directory
+    if str(information.get("compression_mode", "")).lower() not in ("", "none"):
+        # Such files rosbags reads by their folder only. Others are read one by one: of a folder, it passes over topics
+        # whose QoS is written otherwise in metadata.yaml than in the file, as `ros2 bag convert` does.
+        files = [path]
     custom = {str(k): str(v) for k, v in (information.get("custom_data") or {}).items()}
     return StoredBag(path, [StoredEpisode(file) for file in files], information, custom)
 
