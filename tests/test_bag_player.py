@@ -30,7 +30,10 @@ def player(**parameters: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.ros
-def test_player_plays_what_the_robot_said_and_nothing_that_answered_it(tmp_path: Path, domain: None) -> None:
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "cut off"])
+def test_player_plays_what_the_robot_said_and_nothing_that_answered_it(
+    tmp_path: Path, domain: None, finished: bool
+) -> None:
     import rclpy
     from nav_msgs.msg import Odometry
     from rclpy.executors import SingleThreadedExecutor
@@ -41,6 +44,9 @@ def test_player_plays_what_the_robot_said_and_nothing_that_answered_it(tmp_path:
     from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 
     bag = make_bag(tmp_path / "bag", [swaying(N)], Interface())
+    if not finished:  # as a recorder that was killed leaves it
+        (bag / "metadata.yaml").unlink()
+        (bag / "bag_0.mcap").write_bytes((bag / "bag_0.mcap").read_bytes()[:-500])
     odometry: list[int] = []
     clock: list[int] = []
     interface: list[str] = []
