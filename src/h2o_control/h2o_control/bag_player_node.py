@@ -25,6 +25,7 @@ from h2o_control.bag_playback import PLAYED, name_of, played, to_play
 from h2o_control.bag_source import RawMessage
 from h2o_control.errors import UserError
 from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.played_time import PLAYED_QOS
 from h2o_control.recorder_node import message_class
 
 PARAMETERS = (
@@ -37,9 +38,9 @@ TICK_S = 0.001
 REPORT_S = 5.0
 #: Real time during which nothing is played before and after messages on latched topics: listeners take topics in no
 #: order, and a mode must not reach a policy before the observations that came before it, nor after those that did not.
-SETTLE_S = 0.15
-#: Further behind than this, s of the bag's time, it slips instead of racing to catch up: listeners hold ten messages.
-PATIENCE_S = 0.005
+SETTLE_S = 0.3
+#: Further behind than this, s of the bag's time, it slips instead of racing to catch up.
+PATIENCE_S = 0.02
 
 
 class BagPlayerNode(Node):
@@ -57,13 +58,14 @@ class BagPlayerNode(Node):
         self._clock = self.create_publisher(Clock, "/clock", STREAM_QOS)
         self._outputs = {
             name: self.create_publisher(
-                message_class(topics.TYPES[name]), name, LATCHED_QOS if name in topics.LATCHED else STREAM_QOS
+                message_class(topics.TYPES[name]), name, LATCHED_QOS if name in topics.LATCHED else PLAYED_QOS
             )
             for name in {name_of(t.name) for e in bag.episodes for t in e.topics} & set(PLAYED)
         }
+        end_ns = max(e.end_ns or 0 for e in bag.episodes)
         self._next = next(self._messages)
         self._bag_start_ns = self._next.log_ns
-        self._length_s = (max(e.end_ns or 0 for e in bag.episodes) - self._bag_start_ns) * 1e-9
+        self._length_s = (end_ns - self._bag_start_ns) * 1e-9
         self._created_s = time.monotonic()
         self._start_s: float | None = None
         self._latched = True
@@ -87,11 +89,12 @@ class BagPlayerNode(Node):
         self._start_s += max(0.0, now_s - due_s - PATIENCE_S / self._rate)
         played_s = (now_s - self._start_s) * self._rate
         while (self._next.log_ns - self._bag_start_ns) * 1e-9 <= played_s:
-            latched = name_of(self._next.topic.name) in topics.LATCHED
+            name = name_of(self._next.topic.name)
+            latched = name in topics.LATCHED
             if latched != self._latched:
                 self._latched, self._quiet_until_s = latched, now_s + SETTLE_S
                 return
-            self._publish(self._next)
+            self._publish(name, self._next)
             following = next(self._messages, None)
             if following is None:
                 self._finish()
@@ -114,8 +117,7 @@ class BagPlayerNode(Node):
             )
         return False
 
-    def _publish(self, message: RawMessage) -> None:
-        name = name_of(message.topic.name)
+    def _publish(self, name: str, message: RawMessage) -> None:
         if name == topics.ODOM:
             self._clock.publish(Clock(clock=deserialize_message(message.data, Odometry).header.stamp))
         self._outputs[name].publish(message.data)

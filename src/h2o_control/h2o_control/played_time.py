@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes that answer or record a bag end when it has been played, so that a launch file that plays one ends by itself.
+"""What nodes do otherwise while a bag is played: lose nothing, and end when it has been played.
 
 No launch file that ROS 2 Humble parses can say "stop all when this node ends"; both `ros2 launch` and `h2o-robot up`
 end when every node has ended. So each node ends by itself once whoever published /clock has gone.
@@ -10,12 +10,15 @@ from __future__ import annotations
 import time
 
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 
 from h2o_control.errors import UserError
 from h2o_control.node_tools import steady_timer, value
 from h2o_control.parameter import Parameter
 
 END_WITH_CLOCK = Parameter("end_with_clock", False, "end once whoever published /clock has gone: the bag was played")
+#: Of observations that are played, and of the answers: a burst, or a machine that stands still, costs none.
+PLAYED_QOS = QoSProfile(depth=1000)
 LOOK_S = 0.25
 #: Longer than a player waits for those who listen to it.
 PATIENCE_S = 60.0

@@ -39,7 +39,7 @@ from h2o_control.node_tools import (
     subscription,
     value,
 )
-from h2o_control.played_time import END_WITH_CLOCK, end_with_clock
+from h2o_control.played_time import END_WITH_CLOCK, PLAYED_QOS, end_with_clock
 from h2o_control.policy import Policy
 from h2o_control.policy_check import load
 from h2o_control.policy_swap import PolicyLoader
@@ -91,9 +91,9 @@ class PolicyNode(Node):
         # Since start, and since the last report.
         self._timing, self._new_timing = _timing(), _timing()
         self._message = JointState(name=list(topics.WHEELS))
-        self._torque = publisher(
-            self, JointState, topics.SHADOW_TORQUE if self._shadow else topics.WHEEL_TORQUE, STREAM_QOS
-        )
+        self._qos = PLAYED_QOS if self._played else STREAM_QOS
+        answers = topics.SHADOW_TORQUE if self._shadow else topics.WHEEL_TORQUE
+        self._torque = publisher(self, JointState, answers, self._qos)
         self._diagnostics = publisher(self, DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
         if self._shadow:
             self._comparison = Comparison()
@@ -122,7 +122,7 @@ class PolicyNode(Node):
         """Listen to observations once its answers are listened to."""
         if self._torque.get_subscription_count() >= value(self, "listeners"):
             self._begin_timer.cancel()
-            self._lane = HotLane(self, Odometry, topics.ODOM, self._on_odom, STREAM_QOS)
+            self._lane = HotLane(self, Odometry, topics.ODOM, self._on_odom, self._qos)
 
     def destroy_node(self) -> None:
         """Leave the graph; rclpy calls this for a node that was never finished, too."""
