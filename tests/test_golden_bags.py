@@ -97,6 +97,7 @@ def test_the_twin_explains_the_robot_that_it_was_made_of_and_not_the_worn_one(tm
 def test_two_policies_and_the_limits_on_a_bag_with_a_fall(tmp_path: Path) -> None:
     content = replayed("fall", tmp_path, "weak", "stand")
     assert {row["policy"] for row in content["comparisons"]} == {"weak.onnx", "stand.onnx"}
+    assert [a["policy"] for a in content["agreement"]["policies"]] == ["weak.onnx"]
     tilt = next(cut for cut in content["limits"]["cuts"] if cut["limit"] == "tilt")
     assert tilt["bounds"] == [1.5]
     assert (tmp_path / "report.html").stat().st_size > 100_000

@@ -58,6 +58,11 @@ class Agreement:
         """Every recorded observation was answered, and every answer equals the offline one."""
         return 0 < self.recorded == self.answered == self.equal and self.strays == 0
 
+    @property
+    def same_policy(self) -> bool:
+        """Most answers are the same: this very policy gave them."""
+        return self.equal + self.takeover > self.answered / 2
+
     def reasons(self) -> list[str]:
         """Say why they do not agree, or where they cannot be compared, in words."""
         said = []
@@ -88,7 +93,9 @@ class Agreement:
                 "another policy, another version of ONNX Runtime, or another machine gave them"
             )
         if self.strays:
-            said.append(f"{self.strays} messages answer no state of this bag: the answers are of another one")
+            said.append(
+                f"answers to no state of this bag: {self.strays}; they are of another one, or a state was not recorded"
+            )
         return said
 
 

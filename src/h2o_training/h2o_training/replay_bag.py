@@ -55,7 +55,7 @@ def command(argv: Sequence[str]) -> int:
         agreements = [agreement(recorded, answer, source.episodes) for answer in answers] if heard else []
         if not played:
             # What another policy answered on the robot is no news.
-            agreements = [a for a in agreements if a.equal]
+            agreements = [a for a in agreements if a.same_policy]
         result = examine(recorded, answers, setting, interface, agreements, source.path.name)
 
     torques = answers_file(recorded, answers)

@@ -23,8 +23,8 @@ from h2o_training.report import TableData
 EXECUTED = "executed"
 #: How many places of great difference are listed for each pair, and how far apart they lie at least, s.
 PLACES, APART_S = 3, 0.5
-#: A group of states is drawn where it holds this many.
-BINS, FEWEST = 24, 20
+#: Into how many groups of equal size states are put for a picture, and how many each holds at least.
+GROUPS, FEWEST = 30, 5
 STATE_TITLES = {"x": "x (m)", "v": "v (m/s)", "theta": "θ (rad)", "theta_dot": "θ̇ (rad/s)"}
 
 
@@ -240,16 +240,12 @@ def _largest_rows(recorded: Recorded, rows: Any, difference: FloatArray) -> list
 
 
 def _bands(values: FloatArray, difference: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return centre, 10 %, 50 % and 90 % of the difference in groups of equal width that hold FEWEST or more."""
-    if len(values) == 0:
-        none = np.zeros(0)
-        return none, none, none, none
-    low, high = np.quantile(values, [0.002, 0.998])
-    edges = np.linspace(low, high, BINS + 1)
-    group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
-    kept = [k for k in range(BINS) if (group == k).sum() >= FEWEST]
-    bands = np.array([np.quantile(difference[group == k], [0.1, 0.5, 0.9]) for k in kept]).reshape(-1, 3)
-    return (edges[kept] + edges[[k + 1 for k in kept]]) / 2, bands[:, 0], bands[:, 1], bands[:, 2]
+    """Return median value, and 10 %, 50 % and 90 % of the difference, in groups of equal size by value."""
+    groups = np.array_split(np.argsort(values, kind="stable"), max(1, min(GROUPS, len(values) // FEWEST)))
+    filled = [group for group in groups if len(group)]
+    centres = np.array([np.median(values[group]) for group in filled])
+    bands = np.array([np.quantile(difference[group], [0.1, 0.5, 0.9]) for group in filled]).reshape(-1, 3)
+    return centres, bands[:, 0], bands[:, 1], bands[:, 2]
 
 
 def _pale(colour: str) -> str:
