@@ -119,7 +119,7 @@ def machine() -> dict[str, str]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "rosbags", "mcap", "zstandard"))
     return {
-        "processor": f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, one used",
+        "processor": f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": f"{platform.python_version()}, {libraries}",
         "load average before": f"{os.getloadavg()[0]:.2f}",
