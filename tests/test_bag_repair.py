@@ -325,3 +325,20 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(tmp_path: Path) -> None:
     assert repair(bag).metadata == "it lists b_0.mcap, which is gone"
     assert raw_bags.information(bag)["relative_file_paths"] == ["b_1.mcap"]
     assert (bag / "metadata.yaml.damaged").exists()
+
+
+def test_a_chunk_whose_opcode_is_wrong_is_never_passed_over(tmp_path: Path) -> None:
+    data = bytearray(intact()[1])
+    begin = intact()[3][2][0]
+    bag = lay_out(tmp_path, bytes(data))
+    truth = swaying(N)["states"][:, 0].tolist()
+    for opcode in (*range(6), *range(7, 17), 0x80, 0xFF):
+        data[begin] = opcode
+        (bag / "b_0.mcap").write_bytes(data)
+        (episode,) = read_bag(bag, require=[topics.ODOM]).episodes
+        assert episode.recovered
+        assert episode.states[:, 0].tolist() == truth[: len(episode.states)]
+        assert 0 < len(episode.states) < N
+        stored = StoredEpisode(bag / "b_0.mcap")
+        assert [m.data for m in stored.messages()] == [m.data for m in kept(damaged={begin})]
+        assert len(stored.damages) == 1

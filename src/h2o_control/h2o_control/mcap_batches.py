@@ -23,7 +23,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, DataEnd, Schema
+from mcap.records import Attachment, Channel, Chunk, DataEnd, Header, Metadata, Schema
 from mcap.stream_reader import get_chunk_data_stream
 from mcap.writer import MCAP0_MAGIC
 from numpy.typing import NDArray
@@ -44,8 +44,14 @@ _INDEX_ENTRY_BYTES = 16
 #: What a file that ends in the middle of a record, or is damaged, makes the parsers raise.
 _CUT_OFF = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError, OverflowError)
 
-#: Records between the chunks that hold no messages.
-_PASSED_OVER = (Opcode.HEADER, Opcode.METADATA, Opcode.ATTACHMENT)
+#: Records between the chunks that hold no messages, and what parses them.
+_BETWEEN = {
+    Opcode.HEADER: Header,
+    Opcode.METADATA: Metadata,
+    Opcode.ATTACHMENT: Attachment,
+    Opcode.SCHEMA: Schema,
+    Opcode.CHANNEL: Channel,
+}
 
 IntArray = NDArray[np.int64]
 
@@ -118,6 +124,7 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
             raise DataError(f"{path} is not an MCAP file")
         try:
             for opcode, content in _records(stream, path.stat().st_size):
+                _check_length(opcode, content)
                 if opcode in (Opcode.CHUNK, Opcode.MESSAGE) and pending.size >= BATCH_BYTES:
                     yield pending.take()
                     if pending.broken:
@@ -135,13 +142,26 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
                     stored.declare(opcode, content)
                 elif opcode == Opcode.DATA_END:
                     stored.recovered = False
-                elif opcode not in _PASSED_OVER:
+                elif opcode not in _BETWEEN:
                     # The format would have unknown kinds skipped; no recorder writes any, damage to a chunk does.
                     raise ValueError("something else, with a damaged opcode")
         except _CUT_OFF:
             pass
     yield pending.take()
     stored.recovered |= pending.broken
+
+
+def _check_length(opcode: int, content: bytes) -> None:
+    """Raise where the parts of a record do not add up to its length: it is damaged, or a chunk with a damaged opcode."""
+    read = len(content)
+    if opcode in _BETWEEN:
+        stream = ReadDataStream(BytesIO(content))
+        _BETWEEN[Opcode(opcode)].read(stream)
+        read = stream.count
+    elif opcode == Opcode.MESSAGE_INDEX:
+        read = _INDEX_HEAD.size + _INDEX_HEAD.unpack_from(content)[1]
+    if read != len(content):
+        raise ValueError("something else, with a damaged opcode")
 
 
 def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
