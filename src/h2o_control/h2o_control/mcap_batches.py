@@ -152,7 +152,7 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
 
 
 def _check_length(opcode: int, content: bytes) -> None:
-    """Raise where the parts of a record do not add up to its length: it is damaged, or a chunk with a damaged opcode."""
+    """Raise where the parts of a record do not add up to its length: damage, maybe of the opcode of a chunk."""
     read = len(content)
     if opcode in _BETWEEN:
         stream = ReadDataStream(BytesIO(content))
