@@ -8,7 +8,6 @@ every reader. The page is written from the results and nothing else.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -75,8 +74,8 @@ def page(kills: list[Kill], load: RecorderLoad | None, about: dict[str, str], se
         *(_row(name, [k for k in kills if k.fsync is on]) for name, on in (("off", False), ("on", True))),
         "",
     ]
-    for reader, count in opened.items():
-        lines += [f"- {reader}: {k.opened[reader]}" for k in kills if k.opened[reader]] if count < len(kills) else []
+    problems = [f"- {reader}: {kill.opened[reader]}" for kill in kills for reader in opened if kill.opened[reader]]
+    lines += [*problems, ""] if problems else []
     if load is not None:
         lines += [
             f"Recording {load.messages_per_s:.0f} messages a second took {load.cpu_percent:.1f} % of a core "
@@ -110,7 +109,6 @@ def main() -> int:
     load = recorder_cpu()
     text = page(kills, load, about, args.seed)
     write_atomically(args.page, text.encode())
-    write_atomically(args.page.with_suffix(".json"), json.dumps([kill.__dict__ for kill in kills]).encode())
     print(text)
     return 0
 
