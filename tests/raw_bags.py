@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mcap.reader import make_reader
 
 from bag_tools import START_NS
-from h2o_control.bag_writer import BagSettings, BagWriter
+from h2o_control.bag_settings import BagSettings
+from h2o_control.bag_writer import BagWriter
 
 #: The first two are latched.
 TYPES = {

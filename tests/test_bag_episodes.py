@@ -22,7 +22,8 @@ from disk_tools import fill, small_disk, small_files
 from h2o_control import bag_lock, bag_writer, disk, topics
 from h2o_control.bag_metadata import LABEL_FALL, LABEL_SUCCESS
 from h2o_control.bag_reader import read_bag
-from h2o_control.bag_writer import BagSettings, BagWriteError, BagWriter
+from h2o_control.bag_settings import BagSettings
+from h2o_control.bag_writer import BagWriteError, BagWriter
 from h2o_control.errors import ConfigError, DataError
 from power_cut import UnluckyDisk
 

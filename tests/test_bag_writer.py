@@ -24,7 +24,8 @@ from bag_tools import START_NS, STEP_NS, TOPIC_TYPES, make_bag, odometry, swayin
 from h2o_control import topics
 from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.bag_reader import read_bag
-from h2o_control.bag_writer import RESERVE_BYTES, BagWriteError, BagWriter
+from h2o_control.bag_settings import RESERVE_BYTES
+from h2o_control.bag_writer import BagWriteError, BagWriter
 from h2o_control.contract import Interface
 from h2o_control.errors import DataError
 

@@ -15,8 +15,9 @@ from bag_tools import START_NS, STEP_NS, TOPIC_TYPES, odometry, text
 from h2o_control import topics
 from h2o_control.bag_metadata import TYPESTORE
 from h2o_control.bag_reader import read_bag
+from h2o_control.bag_settings import BagSettings
 from h2o_control.bag_storage import BagStorage
-from h2o_control.bag_writer import BagSettings, BagWriteError
+from h2o_control.bag_writer import BagWriteError
 from h2o_control.contract import Interface
 from h2o_control.errors import ConfigError, DataError
 from h2o_control.rosbag2_backend import Rosbag2Writer, load

@@ -13,61 +13,28 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from mcap.writer import CompressionType, Writer
+from mcap.writer import Writer
 
 from h2o_control import bag_lock
 from h2o_control.bag_metadata import TYPESTORE, EpisodeInfo, bag_information, custom_data, qos_profile, write_metadata
+from h2o_control.bag_settings import COMPRESSION, BagSettings
 from h2o_control.contract import Interface
 from h2o_control.disk import Disk, sync_folder
 from h2o_control.episode_file import ChunkBuffer, EpisodeFile
-from h2o_control.errors import ConfigError, DataError, UserError, nearest
+from h2o_control.errors import DataError, UserError
 from h2o_control.provenance import now_utc, software
 
-CHUNK_BYTES = 96 * 1024
-CHUNK_TIME_NS = 200_000_000
-#: An episode ends while this much of the disk is still free, so that its index and metadata.yaml can be written.
-RESERVE_BYTES = 32 * 1024 * 1024
 #: A disk that is this far behind has stalled: the episode ends before the memory is full.
 BACKLOG_BYTES = 64 * 1024 * 1024
-COMPRESSION = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
 #: MCAP keeps 32 bits of a publisher's number.
 _SEQUENCE_MASK = 0xFFFFFFFF
 
 
 class BagWriteError(UserError):
     """The bag cannot be written any further; what was written before is complete and readable."""
-
-
-@dataclass(frozen=True)
-class BagSettings:
-    """How a bag is written.
-
-    Attributes:
-        compression: of the chunks, a key of COMPRESSION.
-        chunk_bytes, chunk_time_ns: a chunk is closed at whichever comes first, by the stamps of its messages.
-        reserve_bytes: an episode ends while this much of the disk is still free.
-        fsync: every chunk is on the disk before the next one is written, and so are the names of new files: a power cut
-            then costs no more than a crash.
-        background: write in a thread; errors of the disk are then raised by a later call.
-
-    Raises:
-        ConfigError: a compression that is not known.
-    """
-
-    compression: str = "zstd"
-    chunk_bytes: int = CHUNK_BYTES
-    chunk_time_ns: int = CHUNK_TIME_NS
-    reserve_bytes: int = RESERVE_BYTES
-    fsync: bool = False
-    background: bool = False
-
-    def __post_init__(self) -> None:
-        if self.compression not in COMPRESSION:
-            raise ConfigError(f"compression is {self.compression!r}.{nearest(self.compression, COMPRESSION)}")
 
 
 class BagWriter:

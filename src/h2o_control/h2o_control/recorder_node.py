@@ -20,8 +20,9 @@ from std_srvs.srv import Trigger
 
 from h2o_control import rosbag2_backend, topics
 from h2o_control.bag_metadata import LABEL_FALL, LABEL_SUCCESS
+from h2o_control.bag_settings import COMPRESSION, BagSettings
 from h2o_control.bag_storage import BagStorage
-from h2o_control.bag_writer import COMPRESSION, BagSettings, BagWriteError, BagWriter
+from h2o_control.bag_writer import BagWriteError, BagWriter
 from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
 from h2o_control.node_tools import STEADY_CLOCK, STREAM_QOS, Parameter, declare, publisher, run, steady_timer, value

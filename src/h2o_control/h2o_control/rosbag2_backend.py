@@ -25,7 +25,8 @@ from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
 
 from h2o_control import bag_lock
 from h2o_control.bag_metadata import TYPESTORE, EpisodeInfo, custom_data, qos_profile, write_metadata
-from h2o_control.bag_writer import BagSettings, BagWriteError
+from h2o_control.bag_settings import BagSettings
+from h2o_control.bag_writer import BagWriteError
 from h2o_control.contract import Interface
 from h2o_control.errors import ConfigError, DataError
 from h2o_control.provenance import now_utc, software
