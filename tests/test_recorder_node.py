@@ -24,11 +24,12 @@ from std_msgs.msg import String
 from disk_tools import fill, small_disk
 from graph import BIN, Nodes, Probe, graph
 from h2o_control import topics
-from h2o_control.bag_metadata import TYPESTORE
+from h2o_control.bag_metadata import LABEL_FALL, TYPESTORE
 from h2o_control.bag_reader import read_bag
 from h2o_control.losses import LossCounter
 from h2o_control.node_tools import STREAM_QOS
 from h2o_control.reception import Reception
+from wheel_leg_driver.emulator_control import EmulatorControl
 
 pytestmark = pytest.mark.ros
 TESTS = Path(__file__).parent
@@ -211,7 +212,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_disk_that_fills_up_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_recording_and_nothing_else_and_what_follows_is_recorded_well(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 48) as folder, graph(tmp_path) as (nodes, probe):
         listener = Listener(probe)
         nodes.start_robot()
@@ -235,12 +236,25 @@ def test_a_disk_that_fills_up_ends_the_recording_and_nothing_else(tmp_path: Path
         assert (refused.success, "disk full" in refused.message) == (False, True)
         (folder / "filler").unlink()
         assert probe.call(topics.START_EPISODE).success
-        probe.spin(2.0)
-        assert probe.call(topics.STOP_EPISODE).success
-        assert probe.modes.count("balance: armed") == 1
-        assert probe.mode == topics.BALANCE, probe.reason
+        probe.spin(0.5)
+        with EmulatorControl(str(tmp_path / "tty")) as hands:
+            hands.inject("drop_telemetry share=0.1 for=1")
+            probe.spin(2.0)
+            assert probe.modes[0] == "disarmed: start"
+            assert len(probe.modes) == 2, probe.modes
+            # As far as the driver can tell, the robot fell.
+            hands.inject("bias_pitch rad=0.9")
+            probe.wait(lambda: probe.mode == topics.FAULT, "fall")
+        probe.wait(lambda: listener.values()["label"] == LABEL_FALL, "label")
+        probe.wait(lambda: not listener.status.message.startswith("recording"), "the end of the episode")
         recorder.send_signal(signal.SIGINT)
         # Whoever started it learns that something was cut.
         assert recorder.wait(10.0) == 1
-        assert [row["end_reason"] for row in custom(folder / "b")] == ["disk full", "stopped"]
-        assert all(len(e.stamp_ns) > 300 for e in read_bag(folder / "b").episodes[1:])
+        full, fall = custom(folder / "b")
+        assert (full["end_reason"], full["label"], full["frames_missing"]) == ("disk full", "", 0)
+        assert fall["end_reason"].startswith("fallen: pitch ")
+        assert (fall["label"], set(fall["lost"].values())) == (LABEL_FALL, {0})
+        sequence = read_bag(folder / "b").episodes[1].sequence
+        missing = int(sequence[-1] - sequence[0]) + 1 - len(sequence)
+        assert fall["frames_missing"] == missing
+        assert 5 < missing < 60
