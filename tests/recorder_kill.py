@@ -70,8 +70,17 @@ def robot(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait(10.0)
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end; kill it where it does not: a neighbour killed can leave it waiting in the middleware."""
+    process.terminate()
+    try:
+        process.wait(20.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def kill_once(bag: Path, environment: dict[str, str], rng: random.Random, fsync: bool) -> Kill:

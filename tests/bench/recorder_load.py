@@ -18,7 +18,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from h2o_control import middleware
-from recorder_kill import BIN
+from recorder_kill import BIN, end
 from robot_rates import MESSAGES_PER_S
 
 #: Starting and finding one another costs too, and is not what is asked for.
@@ -76,9 +76,7 @@ def recorder_cpu(
             written = file.stat().st_size - size
         finally:
             for running in (recorder, sender):
-                running.terminate()
-            for running in (recorder, sender):
-                running.wait(20.0)
+                end(running)
         information = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     (row,) = json.loads(information["custom_data"]["h2o.episodes"])
     return RecorderLoad(
