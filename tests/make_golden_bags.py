@@ -177,7 +177,7 @@ def record(golden: Golden, path: Path) -> None:
             command = up.node_command(node, Path(folder))
             if golden.namespace and node.executable != "emulator":
                 command += ["-r", f"__ns:={golden.namespace}"]
-            supervisor.add(node.name, command, {**up.ENVIRONMENT, **os.environ})
+            supervisor.add(node.name, command, up.node_environment())
         status = supervisor.run()
     if status and not golden.kill:
         raise RuntimeError(f"{golden.name}: {supervisor.failure or f'status {status}'}")

@@ -91,7 +91,8 @@ def test_demo_runs_the_loop_and_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "001"
     result = json.loads((folder / "demo.json").read_text())
     assert result["alone"]["episodes"] == 10
-    assert sum(mode["seconds"] for mode in result["deployed"].values()) > 6.0
+    # A policy of 200 updates may fall, which ends an episode.
+    assert sum(mode["seconds"] for mode in result["deployed"].values()) > 3.0
     assert "who was in command" in first
     (folder / "demo.json").unlink()
     (folder / "policy.onnx").unlink()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from h2o_control import launch_file, up
+from h2o_control import launch_file, middleware, up
 from h2o_control.errors import ConfigError
 from h2o_control.launch_substitutions import Scope, condition, expand, expand_words
 
@@ -256,7 +256,8 @@ def test_nodes_get_name_parameters_and_defaults_of_the_environment(workspace: Wo
               - {name: empty, value: ''}
               - {name: agreed, value: $(eval "'a' == 'a'"), type: bool}
     """)
-    workspace.environment.pop("ROS_AUTOMATIC_DISCOVERY_RANGE", None)
+    for name in middleware.CHOICES:
+        workspace.environment.pop(name, None)
     process = workspace.up(path, "bag:=17")
     _, error = process.communicate(timeout=20)
     assert process.returncode == 0, error
@@ -276,7 +277,7 @@ def test_nodes_get_name_parameters_and_defaults_of_the_environment(workspace: Wo
             }
         }
     }
-    assert shown["environment"]["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert middleware.defaults({}).items() <= shown["environment"].items()
     assert not Path(shown["argv"][-1]).exists(), "the parameter file was left behind"
 
 

@@ -28,7 +28,7 @@ setup(
     maintainer="h2o_robot maintainers",
     maintainer_email="maintainers@h2o-robot.invalid",
     packages=[PACKAGE],
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed", "fastdds.xml"]},
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.21",

@@ -17,12 +17,11 @@ from h2o_control import launch_file, middleware
 from h2o_control.errors import ConfigError, nearest
 from h2o_control.supervisor import Supervisor
 
-#: Set for the nodes where the caller has not: among others, find the message packages of this Python.
-ENVIRONMENT = {
-    **middleware.DEFAULTS,
-    "AMENT_PREFIX_PATH": sys.prefix,
-    "PYTHONUNBUFFERED": "1",
-}
+
+def node_environment() -> dict[str, str]:
+    """Return this process's environment, with what nodes need where the caller has not set it."""
+    # Nodes find the message packages of this Python.
+    return {"AMENT_PREFIX_PATH": sys.prefix, "PYTHONUNBUFFERED": "1", **os.environ, **middleware.defaults(os.environ)}
 
 
 def find_executable(package: str, executable: str) -> Path:
@@ -95,7 +94,7 @@ def start(path: Path, given: Mapping[str, str], until: str | None = None) -> int
     supervisor = Supervisor(until)
     with tempfile.TemporaryDirectory(prefix="h2o-up-") as folder:
         for node in nodes:
-            supervisor.add(node.name, node_command(node, Path(folder)), {**ENVIRONMENT, **os.environ})
+            supervisor.add(node.name, node_command(node, Path(folder)), node_environment())
         status = supervisor.run()
     if supervisor.failure:
         # The tracebacks of nodes that were stopped while they started may stand between the reason and the prompt.
