@@ -80,7 +80,7 @@ def test_answers_recorded_on_the_robot_are_those_that_replay_gives(tmp_path: Pat
     (found,) = content["agreement"]["policies"]
     assert found["answered"] > 0.9 * found["states"]
     # Another machine's arithmetic may differ in the last bits of single precision.
-    assert found["equal"] + found["takeover"] + found["given_back"] == found["answered"] or found["rms_nm"] < 1e-5
+    assert found["agreed"] or (found["rms_nm"] < 1e-5 and found["strays"] == 0)
     assert content["limits"]["source"] == "Limits are those of the driver when the bag was recorded."
 
 

@@ -22,6 +22,8 @@ from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import ContractError, DataError, UserError
 from h2o_control.policy import Policy
 from h2o_training import replay_bag
+from h2o_training.dataset_build import build_dataset, damaged_files
+from h2o_training.mode_summary import write_bag_report
 from h2o_training.replay_agreement import agreement
 from h2o_training.replay_answers import Answers, Recorded, ask, engaged
 from h2o_training.replay_compare import EXECUTED, compare
@@ -254,7 +256,8 @@ def test_recorded_answers_agree_only_where_every_observation_has_the_same_bits(p
 
     strange = heard(recorded, ours.torque_nm)
     moved = dataclasses.replace(strange[0].requested, stamp_ns=strange[0].requested.stamp_ns + 1)
-    assert agreement(recorded, ours, [dataclasses.replace(strange[0], requested=moved)]).strays == 50
+    # The last of them may answer an observation that came when the recording had ended.
+    assert agreement(recorded, ours, [dataclasses.replace(strange[0], requested=moved)]).strays == 49
 
 
 def test_answers_that_count_x_from_the_next_observation_are_told_apart(policy: Path, tmp_path: Path) -> None:
@@ -265,8 +268,15 @@ def test_answers_that_count_x_from_the_next_observation_are_told_apart(policy: P
     later = dataclasses.replace(recorded, engaged=np.arange(100) >= 41)
     theirs = ask("policy", Policy(policy), later).torque_nm
     found = agreement(recorded, ours, heard(recorded, theirs))
-    assert 0 < found.differing == found.takeover
+    assert (found.agreed, found.differing) == (True, 0)
+    assert 0 < found.takeover == 100 - found.equal
     assert any("a moment earlier or later than the recorder" in reason for reason in found.reasons())
+
+    # One time in command has one takeover: half of it counted from elsewhere is no answer of this policy's node.
+    mixed = np.where(np.arange(100) < 70, theirs, ours.torque_nm)
+    wrong = agreement(recorded, ours, heard(recorded, mixed))
+    assert not wrong.agreed
+    assert wrong.differing > 20
 
 
 def test_answers_that_a_node_would_refuse_are_gaps_with_a_reason(
@@ -281,6 +291,55 @@ def test_answers_that_a_node_would_refuse_are_gaps_with_a_reason(
     assert "gives no torque at 1 states" in " ".join(capsys.readouterr().out.split())
     with np.load(tmp_path / "out" / "replay.npz") as content:
         assert np.flatnonzero(np.isnan(content["torque_nm"][0])).tolist() == [5]
+
+
+def test_a_result_of_other_inputs_is_never_replaced(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags = [make_bag(tmp_path / day / "bag", [swaying(n)], Interface()) for day, n in (("mon", 30), ("tue", 40))]
+    for bag in (*bags, bags[0]):
+        assert replay_bag.command([str(bag), "--policy", str(policy)]) == 0
+    held = {
+        folder.name: json.loads((folder / "replay.json").read_text())["states"]
+        for folder in tmp_path.glob("policy-replay-bag*")
+    }
+    assert held == {"policy-replay-bag": 30, "policy-replay-bag-2": 40}
+    first = tmp_path / "policy-replay-bag"
+    before = (first / "replay.json").read_bytes()
+    with pytest.raises(UserError, match=r"other inputs \(bag\)"):
+        replay(bags[1], first, "--policy", policy)
+    with pytest.raises(UserError, match=r"other inputs \(twin\)"):
+        replay(bags[0], first, "--policy", policy, "--twin", "worn")
+    linear_policy(policy, [0.5 * g for g in GAIN])
+    with pytest.raises(UserError, match=r"other inputs \(policies\)"):
+        replay(bags[0], first, "--policy", policy)
+    assert (first / "replay.json").read_bytes() == before
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "report.html").write_text("of evaluate")
+    with pytest.raises(UserError, match=r"holds report\.html of something else"):
+        replay(bags[0], tmp_path / "judged", "--policy", policy)
+
+
+def test_a_damaged_bag_is_said_to_be_one_wherever_results_are_shown(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = make_bag(tmp_path / "bag", [swaying(4000)], Interface())
+    (file,) = bag.glob("*.mcap")
+    whole = read_bag(bag)
+    data = bytearray(file.read_bytes())
+    data[len(data) * 2 // 3] ^= 0xFF
+    file.write_bytes(data)
+    damaged = read_bag(bag)
+    assert damaged.damaged == ("bag_0.mcap",)
+    assert whole.damaged == ()
+    content = replay(bag, tmp_path / "out", "--policy", policy)
+    assert 0 < content["states"] < 4000
+    assert content["damaged"].startswith("bag_0.mcap is cut off (was its recorder killed?) or damaged: used up to")
+    assert content["damaged"] in " ".join(capsys.readouterr().out.split())
+    assert "bag_0.mcap is cut off" in (tmp_path / "out" / "report.html").read_text()
+    write_bag_report(tmp_path / "page.html", bag, TASKS["stand"], "A page")
+    assert "bag_0.mcap is cut off" in (tmp_path / "page.html").read_text()
+    assert damaged_files(build_dataset([bag], TASKS["stand"])) == ["bag_0.mcap"]
 
 
 def test_what_cannot_be_replayed_is_refused(policy: Path, tmp_path: Path) -> None:

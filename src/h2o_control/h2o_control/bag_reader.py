@@ -112,6 +112,11 @@ class Bag:
     custom_data: dict[str, str]
     files: tuple[Path, ...]
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the files of which only a part could be read."""
+        return tuple(e.name for e in self.episodes if e.recovered)
+
     def require_interface(self) -> Interface:
         """Return the interface; raises DataError where the bag does not say."""
         if self.interface is None:
@@ -147,6 +152,20 @@ def read_bag(
         interface = Interface.from_json(custom["h2o.interface"], str(path))
     episodes = tuple(_episode(file, labels.get(file.stored.name, "")) for file in read)
     return Bag(path, episodes, interface, custom, tuple(files))
+
+
+def damage_note(names: Sequence[str]) -> str:
+    """Say of which files only a part was used, in a sentence; "" where there are none.
+
+    Whoever shows results that come from a bag shows this beside them: names are those of `Bag.damaged`.
+    """
+    if not names:
+        return ""
+    is_, its = ("is", "its") if len(names) == 1 else ("are", "their")
+    return (
+        f"{', '.join(names)} {is_} cut off (was {its} recorder killed?) or damaged: used up to the last whole chunk "
+        "before that; `h2o-robot bag info --check` says what is lost."
+    )
 
 
 def nearest_index(stamps: NDArray[np.int64], wanted: NDArray[np.int64], tolerance_ns: int) -> NDArray[np.int64]:

@@ -248,12 +248,17 @@ def robot_names(bag: Bag) -> list[str]:
     return sorted(names)
 
 
+def damaged_files(dataset: Dataset) -> list[str]:
+    """Names of the files that a dataset holds a part of: what they were cut off or damaged behind is not in it."""
+    return [name for bag in dataset.provenance.get("bags", []) for name in bag.get("recovered", [])]
+
+
 def _source(bag: Bag, transitions_by_mode: dict[str, int]) -> dict[str, Any]:
     return {
         "name": bag.path.name,
         "sha256": files_sha256(bag_files(bag.path)[0]),
         "robots": robot_names(bag),
         "episodes": len(bag.episodes),
-        "recovered": [e.name for e in bag.episodes if e.recovered],
+        "recovered": list(bag.damaged),
         "transitions_by_mode": transitions_by_mode,
     }

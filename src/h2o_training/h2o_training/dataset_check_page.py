@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from h2o_control.bag_reader import damage_note
 from h2o_control.topics import ARMED
 from h2o_training import dataset_check_figures as figures
 from h2o_training.dataset_check import Checked
@@ -52,9 +53,8 @@ def amount_table(checked: Checked) -> TableData:
     ]
     columns = ["input", "counts (s)", "stretches", "falls", *(f"{mode or 'unknown'} (s)" for mode in modes)]
     notes = [f"Counts: transitions while armed ({', '.join(ARMED)})."] if modes else []
-    cut = [episode.name for part in checked.parts for episode in part.episodes if episode.recovered]
-    if cut:
-        notes.append(f"Cut off or damaged, used as far as whole: {', '.join(cut)}.")
+    if cut := [episode.name for part in checked.parts for episode in part.episodes if episode.recovered]:
+        notes.append(damage_note(cut))
     return TableData("How much there is", columns, rows, " ".join(notes))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from h2o_control.bag_reader import Bag, Episode, nearest_index, read_bag
+from h2o_control.bag_reader import Bag, Episode, damage_note, nearest_index, read_bag
 from h2o_control.contract import FloatArray, Task
 from h2o_control.topics import ARMED, BALANCE, DISARMED, FAULT, HOLD, TORQUE
 from h2o_training.figures import MODE_STYLE, Limits
@@ -149,7 +149,7 @@ def write_bag_report(
     provenance = {"bag": str(bag.path.name), "interface": bag.require_interface().to_json(), **bag.custom_data}
     Report(
         title=title,
-        lead=f"Recorded in {bag.path.name}, judged for the task {task.name!r}.",
+        lead=f"Recorded in {bag.path.name}, judged for the task {task.name!r}. {damage_note(bag.damaged)}".strip(),
         tables=[mode_table(summaries), *extra_tables],
         episodes=bag_episodes(bag),
         limits=Limits(task.fall_pitch_rad, bag.require_interface().torque_limit_nm, task.v_target_mps or None),

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from h2o_control import topics
 from h2o_control.atomic_file import write_atomically
-from h2o_control.bag_reader import Bag, read_bag
+from h2o_control.bag_reader import Bag, damage_note, read_bag
 from h2o_control.errors import DataError
 from h2o_control.policy import Policy
 from h2o_control.provenance import files_sha256
@@ -24,10 +24,9 @@ from h2o_training import replay_result
 from h2o_training.judging import origin, write_json
 from h2o_training.replay_agreement import agreement, has_answers
 from h2o_training.replay_answers import Answers, Recorded, answers_file, ask, load_policies
+from h2o_training.replay_folder import JSON_FILE, PAGE_FILE, TORQUES_FILE, choose_folder, inputs
 from h2o_training.replay_result import examine, find_setting
 from wheel_leg_driver.robot import load_robot
-
-JSON_FILE, TORQUES_FILE, PAGE_FILE = "replay.json", "replay.npz", "report.html"
 
 
 def command(argv: Sequence[str]) -> int:
@@ -47,6 +46,11 @@ def command(argv: Sequence[str]) -> int:
     recorded = Recorded.of(bag)
     if not ((recorded.modes == topics.TORQUE) | (recorded.modes == topics.BALANCE)).any():
         raise DataError(f"bag {bag.path}: nobody balanced the robot in it, so there is nothing to compare with")
+    computed_from = inputs(bag, policies, played, twin)
+    folder = choose_folder(args.output, _default_folder(policies, bag), computed_from)
+    damaged = damage_note(_damaged(bag, played))
+    if damaged:
+        console.print(damaged, soft_wrap=True, highlight=False, markup=False)
     setting = find_setting(recorded, twin)
     answers = _ask_all(policies, recorded, console)
     source = played or bag
@@ -56,7 +60,7 @@ def command(argv: Sequence[str]) -> int:
         if not played:
             # What another policy answered on the robot is no news.
             agreements = [a for a in agreements if a.same_policy]
-        result = examine(recorded, answers, setting, interface, agreements, source.path.name)
+        result = examine(recorded, answers, setting, interface, agreements, source.path.name, damaged)
 
     torques = answers_file(recorded, answers)
     provenance = {
@@ -67,10 +71,10 @@ def command(argv: Sequence[str]) -> int:
     }
     content = {
         **replay_result.to_json(result),
+        "inputs": computed_from,
         "torques": {"file": TORQUES_FILE, "sha256": hashlib.sha256(torques).hexdigest()},
         "provenance": provenance,
     }
-    folder = _folder(args, policies, bag)
     _write(folder / TORQUES_FILE, torques)
     write_json(folder / JSON_FILE, content)
     heading = f"{', '.join(policies)} replayed on {bag.path.name}"
@@ -107,7 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         help="bag of answers that launch/replay.launch.yaml recorded (record:=…); status 1 where one differs",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="default: POLICY-replay-BAG (of several: policies-…) beside the policy"
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="default: POLICY-replay-BAG (of several: policies-…) beside the policy, numbered where that holds a "
+        "replay of other files",
     )
     return parser
 
@@ -121,9 +129,11 @@ def _ask_all(policies: Mapping[str, Policy], recorded: Recorded, console: Consol
     return answers
 
 
-def _folder(args: argparse.Namespace, policies: Mapping[str, Policy], bag: Bag) -> Path:
-    if args.output:
-        return Path(args.output)
+def _damaged(bag: Bag, played: Bag | None) -> list[str]:
+    return [*bag.damaged, *((f"{name} of the answers" for name in played.damaged) if played else ())]
+
+
+def _default_folder(policies: Mapping[str, Policy], bag: Bag) -> Path:
     first = next(iter(policies.values())).path
     return first.with_name(f"{first.stem if len(policies) == 1 else 'policies'}-replay-{bag.path.stem}")
 

@@ -49,6 +49,7 @@ class Result:
     Attributes:
         twin: None where none could be compared; `no_twin` then says why.
         answers_of: name of the bag whose recorded answers were compared; `agreements` is empty where there are none.
+        damaged: a sentence about files of which only a part was read, "" where all were whole.
     """
 
     recorded: Recorded
@@ -60,6 +61,7 @@ class Result:
     no_twin: str
     agreements: tuple[Agreement, ...]
     answers_of: str
+    damaged: str = ""
 
 
 def find_setting(recorded: Recorded, twin: Robot | None) -> Setting:
@@ -87,6 +89,7 @@ def examine(
     interface: Interface,
     agreements: Sequence[Agreement] = (),
     answers_of: str = "",
+    damaged: str = "",
 ) -> Result:
     """Compare, cut and predict.
 
@@ -110,6 +113,7 @@ def examine(
         no_twin=no_twin,
         agreements=tuple(agreements),
         answers_of=answers_of,
+        damaged=damaged,
     )
 
 
@@ -137,7 +141,7 @@ def page(result: Result, heading: str, interface: Interface, provenance: Mapping
         title=heading,
         lead="What the policies would have done at each recorded state, beside the torque that was executed. The "
         "states are those that somebody else's torques led to; as on the robot, a policy counts x from where one was "
-        f"given command, and while another is in command its x is 0. {result.no_twin}",
+        f"given command, and while another is in command its x is 0. {result.no_twin} {result.damaged}".strip(),
         tables=[*tables(result, heading, interface), replay_compare.places_table(result.comparisons)],
         episodes=_curves(result),
         limits=Lines(task.fall_pitch_rad, interface.torque_limit_nm, task.v_target_mps or None),
@@ -161,6 +165,7 @@ def to_json(result: Result) -> dict[str, Any]:
     recorded = result.recorded
     content: dict[str, Any] = {
         "states": len(recorded),
+        "damaged": result.damaged,
         "comparisons": replay_compare.to_json(result.comparisons),
         "refusals": [
             {"policy": a.name, "steps": int(np.isnan(a.torque_nm).sum()), "first": a.reason} for a in result.answers

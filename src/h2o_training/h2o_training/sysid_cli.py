@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from h2o_control.atomic_file import write_atomically
+from h2o_control.bag_reader import damage_note
 from h2o_control.contract import get_task
 from h2o_control.errors import ContractError, DataError, UserError
 from h2o_control.provenance import files_sha256, now_utc, software
 from h2o_training.dataset import Dataset
-from h2o_training.dataset_build import build_dataset
+from h2o_training.dataset_build import build_dataset, damaged_files
 from h2o_training.driving import UndrivableError
 from h2o_training.effects import effects_from
 from h2o_training.indirect import STEPS, emulated, identify
@@ -92,6 +93,10 @@ def command(argv: Sequence[str]) -> int:
     sources = [_load(path, robot) for path in args.datasets]
     parts = [part for data in sources for part in recordings(data)]
     judge = _load(args.test, robot) if args.test else None
+    used = [*sources, judge] if judge else sources
+    damaged = damage_note([name for data in used for name in damaged_files(data)])
+    if damaged:
+        console.print(damaged, soft_wrap=True, highlight=False, markup=False)
     train, test = (parts, recordings(judge)) if judge else split(parts, HELD_BACK)
     _require_enough(train, test, robot.interface.dt_s)
     driven = all(data.provenance.get("kind") not in ("logs", "foreign bag") for data in sources)
@@ -143,7 +148,8 @@ def command(argv: Sequence[str]) -> int:
     dt_s = robot.interface.dt_s
     lead = (
         f"{_seconds(train, dt_s)} of driving fitted with the {args.model.replace('_', ' ')}, {_seconds(test, dt_s)} "
-        f"held back; {'corrected by what fitting the emulated robot shows' if as_driven else 'not corrected'}."
+        f"held back; {'corrected by what fitting the emulated robot shows' if as_driven else 'not corrected'}. "
+        f"{damaged}"
     )
     write_json(folder / "sysid.json", {**content(fit, comparison), "provenance": provenance})
     target = page(fit, comparison, dt_s, lead, provenance).write(folder / "report.html")
