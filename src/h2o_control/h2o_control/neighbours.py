@@ -12,7 +12,7 @@ _UNKNOWN = "_UNKNOWN_"
 def publisher_names(node: Node, topic: str) -> list[str]:
     """Return the full names of the nodes that publish a topic, one for each publisher that is known by name so far.
 
-    A node that has just joined knows few of the others; they are found within three seconds, nearly always. One that
+    A node that has just joined knows few of the others; they are found within a second, nearly always. One that
     was killed is listed until its lease ends, some 20 s.
     """
     found = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))

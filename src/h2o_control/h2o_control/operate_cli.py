@@ -69,7 +69,7 @@ ACTIONS = {
     ),
     "status": Action(
         "mode, reason and diagnostics of all nodes",
-        "Print the mode, its reason and what every node says of itself; takes about three seconds to find them all.",
+        "Print the mode, its reason and what every node says of itself; takes about two seconds to find them all.",
         "h2o-robot operate status",
     ),
     "mode": Action(

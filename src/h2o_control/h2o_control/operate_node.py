@@ -30,7 +30,7 @@ ARMED_S = 2.0
 #: The driver reports twice a second; all nodes have within this time.
 REPORT_S = 1.2
 #: Other nodes are found this long after the first at the latest, nearly always.
-FOUND_S = 2.5
+FOUND_S = 1.5
 #: How near the height asked for the driver's own figure must come, and how slowly it may, m and m/s.
 HEIGHT_M, HEIGHT_MPS = 0.002, 0.05
 #: Diagnostics that `status` leaves out: for programs, not for reading.

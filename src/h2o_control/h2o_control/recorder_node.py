@@ -52,7 +52,7 @@ PARAMETERS = (
 #: Chunks reach the file at least this often; a tick also starts and stops episodes.
 TICK_S = 0.1
 REPORT_S = 0.5
-#: Discovery sometimes takes 3 s; after this long without publishers the operator hears what is missing.
+#: Discovery takes a second; after this long without publishers the operator hears what is missing.
 PATIENCE_S = 5.0
 #: How often the log says that something still lasts.
 REMIND_S = 10.0
