@@ -82,6 +82,7 @@ def test_player_plays_what_the_robot_said_and_nothing_that_answered_it(
     assert clock == odometry
     assert [Interface.from_json(text) for text in interface] == [Interface()]
     assert answers == []
+    assert ("bag_0.mcap is cut off or damaged: what of it is whole was played" in output) == (not finished)
 
 
 @pytest.mark.ros

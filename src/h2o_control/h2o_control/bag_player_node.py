@@ -54,6 +54,7 @@ class BagPlayerNode(Node):
         self._wait_s: float = value(self, "wait_s")
         self._wanted: int = value(self, "listeners")
         bag = to_play(Path(value(self, "bag")))
+        self._episodes = bag.episodes
         self._messages = played(bag)
         self._clock = self.create_publisher(Clock, "/clock", STREAM_QOS)
         self._outputs = {
@@ -127,6 +128,9 @@ class BagPlayerNode(Node):
         for name, publisher in self._outputs.items():
             if not publisher.wait_for_all_acked(Duration(seconds=5)):
                 self.get_logger().warning(f"not every message on {name} arrived")
+        for episode in self._episodes:
+            if episode.damages or not episode.finished:
+                self.get_logger().warning(f"{episode.name} is cut off or damaged: what of it is whole was played")
         self.get_logger().info(f"played {self._count} messages")
         self.finished = True
 

@@ -164,7 +164,7 @@ def damage_note(names: Sequence[str]) -> str:
     is_, its = ("is", "its") if len(names) == 1 else ("are", "their")
     return (
         f"{', '.join(names)} {is_} cut off (was {its} recorder killed?) or damaged: used up to the last whole chunk "
-        "before that; `h2o-robot bag info --check` says what is lost."
+        "before that; h2o-robot bag info --check says what is lost."
     )
 
 
