@@ -44,6 +44,7 @@ from h2o_training.bag_signals import Samples, read_signals
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_cli import command
+from make_golden_bags import GOLDEN
 
 EXAMPLE, EXAMPLE_PATH = load_mapping("example")
 STEP_NS = 5_000_000
@@ -255,7 +256,7 @@ def test_definitions_in_idl_are_read(tmp_path: Path) -> None:
         for k in range(3):
             writer.add_message(channel, START_NS + k, b"\0\1\0\0" + np.float64(2.5).tobytes(), START_NS + k)
         writer.finish()
-    (topic,) = list_topics(tmp_path / "idl.mcap", {})
+    (topic,), _ = list_topics(tmp_path / "idl.mcap", {})
     assert (topic.name, topic.messages, topic.fields) == ("/speed", 3, [("mps", 2.5)])
 
 
@@ -373,6 +374,37 @@ def test_clocks_that_go_back_stand_still_or_do_not_meet_are_refused(tmp_path: Pa
     assert len(imported(tmp_path / "zero", dataclasses.replace(EXAMPLE, stamp="received")).dataset) == 28
 
 
+def test_a_bag_whose_recorder_was_killed_is_read_as_far_as_it_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    topics, recovered = list_topics(GOLDEN / "killed", {})
+    assert recovered == ("killed_0.mcap",)
+    assert {t.name: t.kind for t in topics}["/odom"] == "nav_msgs/msg/Odometry"
+    assert command(["import-bag", str(GOLDEN / "killed"), "--list"]) == 0
+    assert "cut off (was the recorder killed?)" in capsys.readouterr().out
+
+
+def test_a_bag_that_is_damaged_is_read_around_the_damage(tmp_path: Path) -> None:
+    content = bytearray((GOLDEN / "worn" / "worn_0.mcap").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "flipped.mcap").write_bytes(content)
+    topics, recovered = list_topics(tmp_path / "flipped.mcap", {})
+    whole, none = list_topics(GOLDEN / "worn" / "worn_0.mcap", {})
+    assert (recovered, none) == (("flipped.mcap",), ())
+    counts = [next(t.messages for t in those if t.name == "/odom") for those in (topics, whole)]
+    assert counts[1] / 2 < counts[0] < counts[1]
+
+
+def test_a_bag_that_is_cut_off_gives_what_is_whole_of_it(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", ros2_control_rows(4000)[0])
+    (file,) = bag.glob("*.mcap")
+    whole = imported(bag)
+    assert whole.recovered == ()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    part = imported(bag)
+    assert part.recovered == (file.name,) == tuple(part.dataset.provenance["recovered"])
+    assert 0 < len(part.dataset) < len(whole.dataset)
+
+
 def test_a_bag_that_is_none_or_cut_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such bag"):
         imported(tmp_path / "absent")
@@ -383,7 +415,7 @@ def test_a_bag_that_is_none_or_cut_off_is_refused(tmp_path: Path) -> None:
         bag = write_bag(tmp_path / suffix, ros2_control_rows(200)[0], storage)
         (file,) = bag.glob(f"*.{suffix}")
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        with pytest.raises(DataError, match="cannot read bag"):
+        with pytest.raises(DataError, match=r"cannot read bag|has no topic|is whole"):
             imported(bag)
 
 
@@ -442,7 +474,7 @@ def test_the_template_is_a_mapping_and_what_is_missing_is_said(capsys: pytest.Ca
 
 def test_signals_are_read_once_each_with_its_own_clock(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", ros2_control_rows(9)[0])
-    samples = read_signals(bag, changed(theta={"stamp": "received"}), {})
+    samples, _ = read_signals(bag, changed(theta={"stamp": "received"}), {})
     assert samples["theta"].stamp_ns[0] - samples["theta_dot"].stamp_ns[0] == 400_000
     shutil.rmtree(bag)
 

@@ -387,6 +387,26 @@ def test_the_command_takes_a_bag_however_its_path_is_written(tmp_path: Path, mon
     assert len(Dataset.load("real.h5")) == 38
 
 
+def test_the_command_never_overwrites_an_input_and_a_dataset_only_if_asked_to(tmp_path: Path) -> None:
+    bag = make_bag(tmp_path / "one", [swaying(50)], Interface())
+    (file,) = bag.glob("*.mcap")
+    content = file.read_bytes()
+    link = tmp_path / "link.h5"
+    link.symlink_to(file)
+    build_it = ["build", str(bag), "--task", "stand", "-o"]
+    for output in (file, bag / "new.h5", link, bag, tmp_path):
+        with pytest.raises(DataError, match=r"left as it is|never overwritten"):
+            command([*build_it, str(output), "--force"])
+    assert file.read_bytes() == content and not (bag / "new.h5").exists()
+    target = tmp_path / "d.h5"
+    target.write_text("mine")
+    with pytest.raises(DataError, match="exists already: give another name, or --force"):
+        command([*build_it, str(target)])
+    assert target.read_text() == "mine"
+    assert command([*build_it, str(target), "--force"]) == 0
+    assert len(Dataset.load(target)) == 49
+
+
 def test_a_bag_given_twice_is_refused(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "one", [swaying(20)], Interface())
     (tmp_path / "again").symlink_to(bag)

@@ -36,10 +36,12 @@ from h2o_training.coverage import planes
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_check import Checked, LogFormat, check
-from h2o_training.dataset_check_rows import consistency
-from h2o_training.dataset_check_rules import RULE, RULES, Level
+from h2o_training.dataset_check_rows import check_rows, consistency
+from h2o_training.dataset_check_rules import RULE, RULES, Level, Tally
 from h2o_training.dataset_cli import command
+from h2o_training.dataset_log import import_logs
 from h2o_training.driving import drive
+from make_golden_bags import GOLDEN
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
 from wheel_leg_driver.sagittal import Parameters, accelerations
@@ -340,9 +342,10 @@ def test_the_command_writes_a_page_and_its_status_is_the_verdict(
     tmp_path: Path, clean: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(["check", str(clean)]) == 0
+    shutil.copytree(clean, tmp_path / "bags" / "walk")
+    assert command(["check", "bags/walk"]) == 0
     assert "Verdict: good" in capsys.readouterr().out
-    page = (tmp_path / "walk-check.html").read_text()
+    page = (tmp_path / "bags" / "walk-check.html").read_text()
     assert page.count("<h2>") >= 8 and "Nothing was found against these data" in page
     recording = made()
     sign(recording)
@@ -384,7 +387,7 @@ def test_a_bag_whose_recorder_was_killed_is_checked_as_far_as_it_goes(
     (tmp_path / "cut_0.mcap").write_bytes(whole[: len(whole) * 94 // 100])
     assert command(["check", str(tmp_path / "cut_0.mcap"), "-o", str(tmp_path / "page.html")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Cut off or damaged, used as far as whole: cut_0.mcap" in printed
+    assert "cut_0.mcap is cut off (was its recorder killed?) or damaged: used up to" in printed
     assert "Verdict: good" in printed
 
 
@@ -470,6 +473,72 @@ def test_the_lag_is_the_delay_that_was_put_in(delay: int) -> None:
         assert estimate.lag_s == pytest.approx(delay * DT, abs=0.3 * DT)
         assert estimate.spread_s < 0.3 * DT
         assert estimate.sign == expected
+
+
+def test_without_torque_beyond_the_feedback_no_lag_is_told() -> None:
+    # The loop alone, and what its sensors are off by: the torque is a function of the state that was measured.
+    rng = np.random.default_rng(0)
+    states, torques = run(0.0)
+    states = states + rng.normal(0.0, [1e-4, 0.01, 1e-3, 0.02], states.shape)
+    torques = states @ np.array([0.5, 1.0, 20.0, 2.0])
+    flags = np.zeros(N - 1, dtype=bool)
+    data = Dataset.from_states(
+        states[:-1], states[1:], torques[:-1], flags, flags, Interface(rate_hz=RATE_HZ), STAND, {}
+    )
+    assert not any(action_lag(data, response).told for response in ("v", "theta_dot"))
+
+
+@pytest.mark.parametrize("name", ["policy", "hold"])
+def test_the_lag_of_a_policy_is_not_told(name: str) -> None:
+    # Of `worn` (14 ms in v, 9 ms in theta_dot), without exploration.
+    lags = [action_lag(build_dataset([GOLDEN / name], STAND), response) for response in ("v", "theta_dot")]
+    assert not any(lag.told for lag in lags)
+
+
+def test_the_impact_that_a_fall_ends_in_is_no_jump() -> None:
+    k = np.arange(101)
+    states = np.stack((0.0 * k, 0.0 * k, 0.001 * k, np.full(101, 0.001 / DT)), axis=1)
+    states[-1, 2] += 0.4
+    last = np.arange(100) == 99
+    for terminals, jumps in ((last, 0), (np.zeros(100, dtype=bool), 1)):
+        tally = Tally()
+        data = Dataset.from_states(
+            *(states[:-1], states[1:], np.full(100, 0.5), terminals, last & ~terminals),
+            *(Interface(rate_hz=RATE_HZ), STAND, {}),
+        )
+        check_rows(data, "log", tally)
+        assert tally.finding("jumps").value == pytest.approx(jumps / 100)
+
+
+def test_a_page_overwrites_nothing_but_an_earlier_page(tmp_path: Path, clean: Path) -> None:
+    bag = tmp_path / "walk"
+    shutil.copytree(clean, bag)
+    notes = tmp_path / "notes.html"
+    notes.write_text("<p>mine</p>")
+    for output in (notes, bag / "metadata.yaml", bag / "new.html", bag):
+        with pytest.raises(DataError, match=r"no page of h2o-robot|lies in the input|input of this command"):
+            command(["check", str(bag), "-o", str(output)])
+    assert notes.read_text() == "<p>mine</p>" and not (bag / "new.html").exists()
+    for _ in range(2):
+        assert command(["check", str(bag), "-o", str(tmp_path / "page.html")]) == 0
+
+
+def test_a_log_that_is_there_twice_is_told_however_it_is_stored(tmp_path: Path) -> None:
+    states, torques = run(1.0)
+    rows = np.column_stack((states, torques))[:300]
+    np.savetxt(tmp_path / "a.txt", rows)
+    np.savetxt(tmp_path / "b.csv", rows, delimiter=",", header="x,v,theta,theta_dot,tau")
+    np.savetxt(tmp_path / "part.txt.gz", rows[100:200])
+    form = LogFormat(("x", "v", "theta", "theta_dot", "tau"), Interface(rate_hz=RATE_HZ))
+    # The first of the 299 begins at perfect rest, and does not count.
+    for copy, shared in (("b.csv", 298), ("part.txt.gz", 99)):
+        checked = check([tmp_path / "a.txt", tmp_path / copy], STAND, form)
+        assert found(checked)["copies"] == Level.REFUSE
+        assert f"{copy} shares {shared} transitions with a.txt" in next(
+            f.text for f in checked.problems if f.rule.name == "copies"
+        )
+    with pytest.raises(DataError, match="holds the same rows as"):
+        import_logs([tmp_path / "a.txt", tmp_path / "b.csv"], form.columns, form.interface, STAND)
 
 
 def test_gains_and_cells_are_those_computed_by_hand() -> None:

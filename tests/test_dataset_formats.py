@@ -331,8 +331,12 @@ def test_what_has_no_place_in_a_format_is_named(tmp_path: Path, capsys: pytest.C
 def test_conversions_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     robot_dataset().save(tmp_path / "a.h5")
     source = str(tmp_path / "a.h5")
-    with pytest.raises(DataError, match="exists already"):
-        command(["convert", source, source])
+    with pytest.raises(DataError, match="never overwritten"):
+        command(["convert", source, source, "--force"])
+    (tmp_path / "there.h5").write_text("mine")
+    with pytest.raises(DataError, match="--force"):
+        command(["convert", source, str(tmp_path / "there.h5")])
+    assert command(["convert", source, str(tmp_path / "there.h5"), "--force"]) == 0
     with pytest.raises(DataError, match=r"suffix \.csv names no format"):
         command(["convert", source, str(tmp_path / "b.csv")])
     with pytest.raises(DataError, match="walk-v0"):
@@ -351,7 +355,7 @@ def test_conversions_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     broken = GenericDataset(**{**vars(d), "timeouts": np.zeros(12, dtype=np.bool_)})
     with pytest.raises(DataError, match="row 8: the next observation is not that of the following row"):
         write_dataset(broken, tmp_path / "w-v0", "minari")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "cut.h5", "text.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "cut.h5", "text.parquet", "there.h5"]
 
 
 @pytest.mark.parametrize("kind", ["d4rl", "parquet", "minari"])
@@ -374,6 +378,16 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     with pytest.raises(UserError, match=rf"needs {package}, .*h2o_training\[formats\]"):
         write_dataset(to_generic(robot_dataset()), target, "minari" if package == "minari" else "parquet")
     assert not target.exists()
+
+
+@pytest.mark.parametrize("target", ["w-v0", "./w-v0", "m/w-v0"])
+def test_a_minari_folder_may_be_given_relative(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minari")
+    monkeypatch.chdir(tmp_path)
+    robot_dataset().save("a.h5")
+    assert command(["convert", "a.h5", target]) == 0
+    assert command(["convert", target, "b.h5"]) == 0
+    assert len(Dataset.load("b.h5")) == len(robot_dataset())
 
 
 def test_minari_ids_are_paths_below_its_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,10 @@ def test_the_first_done_row_ends_the_recording(tmp_path: Path) -> None:
 
 
 def test_files_are_recordings_of_their_own(tmp_path: Path) -> None:
-    files = [write(tmp_path, ROWS, f"{k}.txt") for k in range(2)]
+    files = [write(tmp_path, text, f"{k}.txt") for k, text in enumerate((ROWS, ROWS + "0.4 0.5 0.04 0.4 0.0 0\n"))]
     d = import_logs(files, COLUMNS, Interface(), TASKS["stand"]).dataset
-    assert len(d) == 4
-    assert d.timeouts.tolist() == [False, True, False, True]
+    assert len(d) == 5
+    assert d.timeouts.tolist() == [False, True, False, False, True]
 
 
 def test_columns_come_in_any_order_and_extra_ones_are_skipped(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody else's rosbag2 bag (MCAP or SQLite), whatever its messages, read by rosbags.
+"""Somebody else's rosbag2 bag, whatever its messages: MCAP as our own readers do, up to damage; SQLite by rosbags.
 
 Storage files are read one by one, not by their folder: there, rosbags passes over topics whose QoS is written otherwise
 in metadata.yaml than in the file, as in bags that were converted. And each topic has types of its own, so that one
@@ -17,13 +17,15 @@ from typing import Any
 
 import apsw
 import yaml
-from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.interfaces.typing import Typesdict
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from h2o_control.bag_source import StoredEpisode
+from h2o_control.bag_source import Topic as Declared
 from h2o_control.errors import ConfigError, DataError
 from h2o_training.bag_fields import numeric_fields
 
@@ -56,22 +58,37 @@ class Topic:
 class ForeignBag:
     """An open bag; see `open_bag`."""
 
-    def __init__(self, readers: list[Reader], known: Typestore) -> None:
-        self._readers = readers
+    def __init__(self, files: list[StoredEpisode | Reader], known: Typestore) -> None:
+        self._files = files
         self._known = known
         self._stores: dict[str, Typestore] = {}
 
     @property
     def topics(self) -> dict[str, str]:
         """Message type by topic."""
-        return {c.topic: c.msgtype for reader in self._readers for c in reader.connections}
+        declared = (
+            file.topics if isinstance(file, StoredEpisode) else map(_declared, file.connections) for file in self._files
+        )
+        return {topic.name: topic.type for of_file in declared for topic in of_file}
 
-    def raw(self, topics: Collection[str]) -> Iterator[tuple[Connection, int, bytes]]:
-        """Yield connection, receive stamp (ns) and bytes of each message on these topics, file by file."""
-        for reader in self._readers:
-            connections = [c for c in reader.connections if c.topic in topics]
-            if connections:
-                yield from reader.messages(connections)
+    @property
+    def recovered(self) -> tuple[str, ...]:
+        """Names of MCAP files that are cut off or damaged, as far as they were read."""
+        stored = (file for file in self._files if isinstance(file, StoredEpisode))
+        return tuple(file.name for file in stored if file.damages or not file.finished)
+
+    def raw(self, topics: Collection[str]) -> Iterator[tuple[Declared, int, bytes]]:
+        """Yield topic, receive stamp (ns) and bytes of each message on these topics, file by file."""
+        for file in self._files:
+            if isinstance(file, StoredEpisode):
+                for message in file.messages():
+                    if message.topic.name in topics:
+                        yield message.topic, message.log_ns, message.data
+                continue
+            wanted = {c.id: _declared(c) for c in file.connections if c.topic in topics}
+            if wanted:
+                for connection, received_ns, data in file.messages([c for c in file.connections if c.id in wanted]):
+                    yield wanted[connection.id], received_ns, bytes(data)
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
         """Yield topic, receive stamp (ns) and message.
@@ -79,37 +96,36 @@ class ForeignBag:
         Raises:
             DataError: a type that is not defined, or a message that is not of its type.
         """
-        for connection, received_ns, data in self.raw(topics):
-            yield connection.topic, received_ns, self.decode(connection, data)
+        for topic, received_ns, data in self.raw(topics):
+            yield topic.name, received_ns, self.decode(topic, data)
 
-    def decode(self, connection: Connection, data: bytes) -> Any:
+    def decode(self, topic: Declared, data: bytes) -> Any:
         """Turn bytes into a message; raises DataError where they are none, or their type is not defined."""
-        kind = connection.msgtype
-        encoding = getattr(connection.ext, "serialization_format", "cdr")
-        if encoding != "cdr":
-            raise DataError(f"{connection.topic} is encoded as {encoding!r}, only CDR can be read")
+        kind = topic.type
+        if topic.encoding != "cdr":
+            raise DataError(f"{topic.name} is encoded as {topic.encoding!r}, only CDR can be read")
         if kind not in self._stores:
-            self._stores[kind] = self._types(connection)
+            self._stores[kind] = self._types(topic)
         try:
             return self._stores[kind].deserialize_cdr(data, kind)
         except _UNDECODABLE as error:
-            raise DataError(f"a message on {connection.topic} is no {kind}: {error!r}") from error
+            raise DataError(f"a message on {topic.name} is no {kind}: {error!r}") from error
 
-    def _types(self, connection: Connection) -> Typestore:
-        kind, definition = connection.msgtype, connection.msgdef
+    def _types(self, topic: Declared) -> Typestore:
+        kind, definition = topic.type, topic.schema.decode("utf-8", "replace")
         types: Typesdict = {}
         try:
-            if definition.format == MessageDefinitionFormat.MSG:
-                types = get_types_from_msg(definition.data, kind)
-            elif definition.format == MessageDefinitionFormat.IDL:
-                for part in definition.data.split(_IDL_RULE):
+            if topic.schema_encoding == "ros2msg" and definition:
+                types = get_types_from_msg(definition, kind)
+            elif topic.schema_encoding == "ros2idl" and definition:
+                for part in definition.split(_IDL_RULE):
                     head, _, rest = part.partition("\n")
                     if part.strip():
                         types.update(get_types_from_idl(rest if head.startswith("IDL: ") else part))
             else:
                 if kind not in self._known.fielddefs:
                     raise DataError(
-                        f"the bag does not define {kind} of {connection.topic}: name its .msg files under "
+                        f"the bag does not define {kind} of {topic.name}: name its .msg files under "
                         "`definitions` in the mapping"
                     )
                 return self._known
@@ -121,12 +137,33 @@ class ForeignBag:
         return store
 
 
+def _declared(connection: Any) -> Declared:
+    definition = connection.msgdef
+    language = {MessageDefinitionFormat.MSG: "ros2msg", MessageDefinitionFormat.IDL: "ros2idl"}.get(
+        definition.format, ""
+    )
+    encoding = getattr(connection.ext, "serialization_format", "cdr")
+    schema = definition.data.encode() if language else b""
+    return Declared(connection.topic, connection.msgtype, encoding, schema_encoding=language, schema=schema)
+
+
+def _open_mcap(path: Path) -> StoredEpisode:
+    """Learn the topics of an MCAP file: from its index, or where that is gone from all that is whole of the file."""
+    file = StoredEpisode(path)
+    try:
+        file.summarise()
+    except DataError:
+        for _ in file.messages():
+            pass
+    return file
+
+
 @contextmanager
 def open_bag(path: Path, definitions: Mapping[str, Path]) -> Iterator[ForeignBag]:
     """Open a bag; types come from the bag, else from `definitions` and the standard messages of ROS.
 
     Raises:
-        DataError: not a bag that rosbags can read.
+        DataError: not a bag that can be read.
         ConfigError: a definition that is none.
     """
     known = get_typestore(Stores.ROS2_JAZZY)
@@ -141,15 +178,15 @@ def open_bag(path: Path, definitions: Mapping[str, Path]) -> Iterator[ForeignBag
     except TypesysError as error:
         raise ConfigError(f"definitions contradict the standard messages of ROS: {error}") from error
     with ExitStack() as stack:
-        readers = []
+        files: list[StoredEpisode | Reader] = []
         current = path
         try:
             for current in storage_files(path):
-                readers.append(stack.enter_context(Reader(current)))
-            yield ForeignBag(readers, known)
+                is_mcap = current.is_file() and current.suffix == ".mcap"
+                files.append(_open_mcap(current) if is_mcap else stack.enter_context(Reader(current)))
+            yield ForeignBag(files, known)
         except (ReaderError, OSError, apsw.Error) as error:
-            remedy = "; was its recorder killed? See h2o-robot bag repair" if current.suffix == ".mcap" else ""
-            raise DataError(f"cannot read bag {current}: {str(error).rstrip('.')}{remedy}") from error
+            raise DataError(f"cannot read bag {current}: {str(error).rstrip('.')}") from error
 
 
 def storage_files(path: Path) -> list[Path]:
@@ -178,22 +215,27 @@ def storage_files(path: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise DataError(f"bag {path} lacks {', '.join(missing)}, which its metadata.yaml lists")
+    # A recorder that was killed has not listed its last file yet; the tenth comes after the second.
+    unlisted = {p for p in path.iterdir() if p.suffix in STORAGES} - set(files)
+    files += sorted(unlisted, key=lambda p: (len(p.name), p.name))
+    if not files:
+        raise DataError(f"bag {path} holds no recording yet")
     return files
 
 
-def list_topics(path: Path, definitions: Mapping[str, Path]) -> list[Topic]:
-    """Topics, types and numeric fields of a bag, by name.
+def list_topics(path: Path, definitions: Mapping[str, Path]) -> tuple[list[Topic], tuple[str, ...]]:
+    """Topics, types and numeric fields of a bag, by name; and names of files that are cut off or damaged.
 
     Raises:
         DataError: not a bag.
     """
     with open_bag(path, definitions) as bag:
-        first: dict[str, tuple[Connection, bytes]] = {}
+        first: dict[str, tuple[Declared, bytes]] = {}
         spans: dict[str, list[int]] = {}
-        for connection, received_ns, data in bag.raw(bag.topics):
-            span = spans.setdefault(connection.topic, [0, received_ns, received_ns])
+        for topic, received_ns, data in bag.raw(bag.topics):
+            span = spans.setdefault(topic.name, [0, received_ns, received_ns])
             span[0], span[2] = span[0] + 1, received_ns
-            first.setdefault(connection.topic, (connection, data))
+            first.setdefault(topic.name, (topic, data))
         result = []
         for name, kind in sorted(bag.topics.items()):
             count, start, end = spans.get(name, [0, 0, 0])
@@ -205,4 +247,5 @@ def list_topics(path: Path, definitions: Mapping[str, Path]) -> list[Topic]:
                 except DataError as error:
                     problem = str(error)
             result.append(Topic(name, kind, count, rate_hz, fields, problem))
-    return result
+        recovered = bag.recovered
+    return result, recovered

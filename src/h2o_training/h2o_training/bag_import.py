@@ -33,6 +33,7 @@ class BagImport:
         clipped: transitions whose torque is beyond the limit of one wheel.
         runs: unbroken stretches of transitions.
         sparse: signals that come less often than control steps, so that rows between were interpolated.
+        recovered: files of the bag that are cut off or damaged; what is whole of them was read.
     """
 
     dataset: Dataset
@@ -40,6 +41,7 @@ class BagImport:
     clipped: int
     runs: int
     sparse: tuple[str, ...]
+    recovered: tuple[str, ...]
 
 
 def resample(
@@ -99,7 +101,7 @@ def import_bag(path: Path, mapping: BagMapping, mapping_path: Path, interface: I
             f"{mapping_path} resamples to {mapping.rate_hz:g} Hz, the robot is controlled at {interface.rate_hz:g} Hz; "
             "give --robot a robot with that rate (a file as in config/robots), or change rate_hz"
         )
-    samples = read_signals(path, mapping, definition_files(mapping, mapping_path))
+    samples, recovered = read_signals(path, mapping, definition_files(mapping, mapping_path))
     _require_overlap(samples, mapping)
     gaps_ns = {name: round(1e9 * mapping.gap_s(signal)) for name, signal in mapping.signals.items()}
     torques = ("torque", "torque") if mapping.torque else ("torque_left", "torque_right")
@@ -132,12 +134,13 @@ def import_bag(path: Path, mapping: BagMapping, mapping_path: Path, interface: I
         "mapping": to_mapping(mapping),
         "messages": {name: len(s.values) for name, s in samples.items()},
         "clipped": clipped,
+        "recovered": list(recovered),
         "created": now_utc(),
         "software": software(),
     }
     dataset = Dataset.from_states(states, after, torque, terminals, timeouts, interface, task, provenance)
     sparse = tuple(name for name, s in samples.items() if s.rate_hz < SPARSE * mapping.rate_hz)
-    return BagImport(dataset, samples, clipped, int((terminals | timeouts).sum()), sparse)
+    return BagImport(dataset, samples, clipped, int((terminals | timeouts).sum()), sparse, recovered)
 
 
 def _require_overlap(samples: Mapping[str, Samples], mapping: BagMapping) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from h2o_control.errors import DataError
 from h2o_training.bag_foreign import list_topics
 from h2o_training.bag_import import BagImport, import_bag
 from h2o_training.bag_mapping import BagMapping, definition_files, load_mapping
+from h2o_training.dataset_output import require_output
 from wheel_leg_driver.robot import load_robot
 
 #: Mapping that --template prints.
@@ -36,6 +38,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--robot", metavar="NAME", help="gives rate, torque limit and wheel radius; a name or a file")
     parser.add_argument("--task", default="stand", choices=sorted(TASKS), help="default: stand")
     parser.add_argument("-o", "--output", metavar="FILE.h5", help="dataset to write")
+    parser.add_argument("--force", action="store_true", help="overwrite a dataset that exists; never an input")
     parser.add_argument("--list", action="store_true", help="only show topics, types and numeric fields of the bag")
     parser.add_argument("--template", action="store_true", help="only print a mapping with remarks")
 
@@ -59,6 +62,8 @@ def read(args: argparse.Namespace, console: Console) -> BagImport | None:
     if lacking:
         raise DataError(f"{', '.join(lacking)} missing: needed to import a bag (--list shows what is in it)")
     mapping, mapping_path = load_mapping(args.mapping)
+    definitions = definition_files(mapping, mapping_path).values()
+    require_output(args.output, [path, mapping_path, args.robot, *definitions], args.force)
     interface = load_robot(args.robot).interface
     with console.status(f"reading {path.name}"):
         result = import_bag(path, mapping, mapping_path, interface, get_task(args.task))
@@ -68,12 +73,23 @@ def read(args: argparse.Namespace, console: Console) -> BagImport | None:
 
 def show_topics(path: Path, mapping: tuple[BagMapping, Path] | None) -> None:
     """Print topics, types and numeric fields of a bag; as plain text, to be searched and copied from."""
-    for topic in list_topics(path, definition_files(*mapping) if mapping else {}):
+    topics, recovered = list_topics(path, definition_files(*mapping) if mapping else {})
+    if recovered:
+        print(_damage(recovered))
+    for topic in topics:
         print(f"{topic.name}  {topic.kind}  {topic.messages} messages, {topic.rate_hz:.1f} Hz")
         if topic.fields is None:
             print(f"    ({topic.problem})")
         for field, value in topic.fields or ():
             print(f"    {field} = {value:.6g}")
+
+
+def _damage(names: Sequence[str]) -> str:
+    """Say of which files only a part was read; unlike our own readers, an import goes on behind the damage."""
+    return (
+        f"cut off (was the recorder killed?) or damaged, read as far as whole: {', '.join(names)}; "
+        "`h2o-robot bag info --check` says what is lost"
+    )
 
 
 def _report(result: BagImport, mapping: BagMapping, limit_nm: float, console: Console) -> None:
@@ -85,6 +101,8 @@ def _report(result: BagImport, mapping: BagMapping, limit_nm: float, console: Co
         numbers = (str(count), f"{s.rate_hz:.1f}", str(s.skipped), str(s.merged))
         table.add_row(name, mapping.signals[name].topic, *numbers)
     console.print(table)
+    if result.recovered:
+        console.print(_damage(result.recovered), soft_wrap=True, highlight=False, markup=False)
     if result.sparse:
         console.print(
             f"less often than {mapping.rate_hz:g} times a second come {', '.join(result.sparse)}: rows between their "

@@ -42,8 +42,10 @@ class Samples:
         return 1e9 / float(np.median(np.diff(self.stamp_ns))) if len(self.stamp_ns) > 1 else 0.0
 
 
-def read_signals(path: Path, mapping: BagMapping, definitions: Mapping[str, Path]) -> dict[str, Samples]:
-    """Read every signal of a mapping in one pass.
+def read_signals(
+    path: Path, mapping: BagMapping, definitions: Mapping[str, Path]
+) -> tuple[dict[str, Samples], tuple[str, ...]]:
+    """Read every signal of a mapping in one pass; returns them, and names of files that are cut off or damaged.
 
     Raises:
         DataError: a topic or field that is not there (names the nearest), no definition of its type, messages without
@@ -60,7 +62,8 @@ def read_signals(path: Path, mapping: BagMapping, definitions: Mapping[str, Path
         for topic, received_ns, message in bag.messages(wanted):
             for reading in wanted[topic]:
                 reading.add(message, received_ns)
-    return {reading.name: reading.samples(path) for reading in readings}
+        recovered = bag.recovered
+    return {reading.name: reading.samples(path) for reading in readings}, recovered
 
 
 class _Reading:

@@ -23,9 +23,12 @@ from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import bag_dataset, episode_transitions, joined, shared_states
 from h2o_training.dataset_check_bag import check_episode
 from h2o_training.dataset_check_raw import check_raw, read_raw, yaw_rates
-from h2o_training.dataset_check_rows import Consistency, check_rows, consistency, consistency_finding
+from h2o_training.dataset_check_rows import Consistency, check_rows, consistency, consistency_finding, shared_rows
 from h2o_training.dataset_check_rules import RULE, RULES, Finding, Level, Tally, verdict
 from h2o_training.dataset_log import import_logs
+
+#: Fewer equal transitions than this may be chance, where sensors are coarse and the robot is at rest.
+LEAST_SHARED = 20
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,17 @@ def _read_bag(path: Path, task: Task, tally: Tally) -> Part:
 
 
 def _check_copies(parts: Sequence[Part], tally: Tally) -> None:
-    """Count inputs that hold what another one holds: the same file, one built from the other, or shared states."""
+    """Count inputs that hold what another one holds: the same file, one built from the other, or shared rows."""
     tally.add("copies", 0)
     for number, part in enumerate(parts):
         for other in parts[:number]:
             if part.hashes & other.hashes:
                 tally.add("copies", 1, 0, f"{part.name} holds what {other.name} holds")
+                continue
+            if not (part.episodes and other.episodes) and (
+                (count := shared_rows(part.dataset, other.dataset)) >= LEAST_SHARED
+            ):
+                tally.add("copies", 1, 0, f"{part.name} shares {count} transitions with {other.name}")
                 continue
             for mine in part.episodes:
                 for theirs in other.episodes:
@@ -227,7 +235,7 @@ def _lag_findings(lags: Sequence[Lag]) -> list[Finding]:
     untold = [f"{lag.response}: {lag.reason}" for lag in lags if not lag.told]
     words = [f"{lag.response} {1e3 * lag.lag_s:.1f} ± {1e3 * lag.spread_s:.1f} ms" for lag in told]
     if not told:
-        cannot = f"cannot tell, the torque is not excited enough: {'; '.join(untold)}"
+        cannot = f"cannot tell, the torque is not excited enough beyond its feedback: {'; '.join(untold)}"
         return [
             Finding(RULE["excitation"], 1.0, cannot),
             Finding(RULE["lag"], math.nan, cannot),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from h2o_training.dataset_check import Checked, LogFormat, check
 from h2o_training.dataset_check_page import WISHES, amount_table, check_table, content, page, verdict_text
 from h2o_training.dataset_check_rules import LEVEL_NAMES, Level
 from h2o_training.dataset_log import parse_columns
+from h2o_training.dataset_output import require_page
 from wheel_leg_driver.robot import load_robot
 
 
@@ -35,7 +37,9 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "inputs", nargs="+", metavar="BAG|DATASET.h5|LOG", help="bag, dataset or text log; several are one"
     )
-    parser.add_argument("-o", "--output", metavar="FILE.html", help="page to write; default: INPUT-check.html here")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.html", help="page to write; default: INPUT-check.html beside the input"
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON instead of tables")
     parser.add_argument("--task", default="stand", choices=sorted(TASKS), help="says what a fall is; default: stand")
     parser.add_argument("--columns", help="of text logs, as for import-log")
@@ -45,7 +49,11 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Check, write the page, print what was found; 1 where the data must not be trained on."""
-    console = Console()
+    console, first = Console(), Path(args.inputs[0]).resolve()
+    target = Path(args.output or first.with_name(f"{first.name}-check.html"))
+    require_page(target, [*args.inputs, args.robot])
+    if args.output is None and first.exists() and not os.access(target.parent, os.W_OK):
+        raise DataError(f"cannot write {target.name} beside the input: {target.parent} is read-only; give -o FILE.html")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         job = progress.add_task("reading", total=None)
         checked = check(
@@ -55,10 +63,8 @@ def run(args: argparse.Namespace) -> int:
             lambda path: progress.update(job, description=f"reading {path.name}"),
         )
         progress.update(job, description="drawing")
-        first = Path(args.inputs[0])
-        target = Path(args.output or f"{first.resolve().name.partition('.')[0]}-check.html")
         more = f" and {len(args.inputs) - 1} more" if len(args.inputs) > 1 else ""
-        written = page(checked, f"Check of {first.resolve().name}{more}", _origin(checked)).write(target)
+        written = page(checked, f"Check of {first.name}{more}", _origin(checked)).write(target)
     if args.json:
         print(json.dumps(content(checked), indent=2, allow_nan=False))
     else:

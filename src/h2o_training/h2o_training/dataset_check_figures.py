@@ -105,12 +105,13 @@ def distributions_figure(checked: Checked) -> Any:
     """Histograms of each quantity, with the reference region's ends."""
     columns, half = quantities(checked.dataset), region(checked.dataset.interface.torque_limit_nm)
     figure = make_subplots(rows=1, cols=len(columns), horizontal_spacing=0.06)
+    dt = checked.dataset.interface.dt_s
     for number, (name, values) in enumerate(columns.items(), start=1):
         widest = max(2 * half[name], float(np.abs(values).max(initial=0.0)))
         counts, edges = np.histogram(values, bins=np.linspace(-widest, widest, 61))
         bars = go.Bar(
             x=(edges[1:] + edges[:-1]) / 2,
-            y=counts * checked.dataset.interface.dt_s,
+            y=counts * dt,
             width=np.diff(edges),
             marker_color=COLOURS[0],
             showlegend=False,
@@ -119,7 +120,10 @@ def distributions_figure(checked: Checked) -> Any:
         for edge in (-half[name], half[name]):
             figure.add_vline(x=edge, line_color="#999", line_width=1, line_dash="dash", row=1, col=number)
         figure.update_xaxes(title_text=_TITLES[name], row=1, col=number)
-    figure.update_yaxes(type="log", tickformat="~g")
+        # From below one step, so that every bar is seen; ticks at decades, since those between would overlap.
+        top = max(float(counts.max(initial=1)), 10.0)
+        figure.update_yaxes(range=[math.log10(dt / 2), math.log10(1.3 * top * dt)], row=1, col=number)
+    figure.update_yaxes(type="log", tickformat="~g", dtick=1)
     figure.update_yaxes(title_text="time (s)", col=1)
     return _style(figure, 340).update_layout(bargap=0)
 

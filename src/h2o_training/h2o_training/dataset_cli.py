@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from h2o_control.bag_reader import damage_note
 from h2o_control.contract import STATE, TASKS, get_task
 from h2o_control.errors import DataError
 from h2o_training import bag_import_cli, dataset_check_cli, dataset_files
 from h2o_training.dataset import Dataset
-from h2o_training.dataset_build import build_dataset
+from h2o_training.dataset_build import build_dataset, damaged_files
 from h2o_training.dataset_log import import_logs, parse_columns
+from h2o_training.dataset_output import require_output
 from h2o_training.driving import drive
 from wheel_leg_driver.robot import load_robot
 
@@ -97,6 +99,7 @@ def command(argv: Sequence[str]) -> int:
     dataset_files.add_parser(actions)
     for sub in (build, log, driven):
         sub.add_argument("-o", "--output", required=True, metavar="FILE.h5", help="dataset to write")
+        sub.add_argument("--force", action="store_true", help="overwrite a dataset that exists; never an input")
     args = parser.parse_args(argv)
     run = {
         "build": _build,
@@ -110,6 +113,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
+    require_output(args.output, args.bags, args.force)
     console, read = Console(), itertools.count()
     with Progress(console=console, transient=True) as progress:
         job = progress.add_task("reading bags", total=len(args.bags))
@@ -118,13 +122,14 @@ def _build(args: argparse.Namespace) -> int:
             progress.update(job, description=f"reading {path.name}", completed=next(read))
 
         dataset = build_dataset(args.bags, get_task(args.task), on_bag)
-    for name in (name for bag in dataset.provenance["bags"] for name in bag["recovered"]):
-        console.print(f"{name} is cut off (was its recorder killed?) or damaged: used up to the last whole chunk")
+    if damaged := damage_note(damaged_files(dataset)):
+        console.print(damaged, soft_wrap=True, highlight=False, markup=False)
     _save(dataset, args.output, console)
     return 0
 
 
 def _import_log(args: argparse.Namespace) -> int:
+    require_output(args.output, [*args.files, args.robot], args.force)
     console = Console()
     columns = parse_columns(args.columns) if args.columns else None
     interface = load_robot(args.robot).interface
@@ -162,6 +167,7 @@ def _import_bag(args: argparse.Namespace) -> int:
 def _drive(args: argparse.Namespace) -> int:
     if not 0.0 < args.seconds < math.inf or args.seed < 0:
         raise DataError("--seconds must be positive and finite, --seed must not be negative")
+    require_output(args.output, [args.robot], args.force)
     console, robot = Console(), load_robot(args.robot)
     with Progress(console=console, transient=True) as progress:
         job = progress.add_task(f"driving {robot.name!r}", total=args.seconds)

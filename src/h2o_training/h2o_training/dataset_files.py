@@ -13,6 +13,7 @@ from h2o_control.errors import DataError
 from h2o_training.dataset_d4rl import load_d4rl, save_d4rl
 from h2o_training.dataset_generic import GenericDataset
 from h2o_training.dataset_minari import load_minari, save_minari
+from h2o_training.dataset_output import require_output
 from h2o_training.dataset_parquet import load_parquet, save_parquet
 
 D4RL, MINARI, PARQUET = "d4rl", "minari", "parquet"
@@ -43,14 +44,13 @@ def read_dataset(path: str | Path, episode_steps: int | None = None) -> GenericD
     return load_d4rl(path, episode_steps) if kind == D4RL else load_parquet(path)
 
 
-def write_dataset(data: GenericDataset, path: str | Path, kind: str) -> list[str]:
+def write_dataset(data: GenericDataset, path: str | Path, kind: str, force: bool = False) -> list[str]:
     """Write as d4rl, minari or parquet; returns the keys that the format has no place for.
 
     Raises:
-        DataError: the path exists, or it cannot be written.
+        DataError: the path is a folder, or exists and `force` is not set, or it cannot be written.
     """
-    if Path(path).exists():
-        raise DataError(f"{path} exists already: name another, or delete it first")
+    require_output(path, (), force)
     write: Callable[[GenericDataset, str | Path], list[str] | None]
     write = {D4RL: save_d4rl, MINARI: save_minari, PARQUET: save_parquet}[kind]
     return write(data, path) or []
@@ -70,6 +70,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--to", choices=(D4RL, MINARI, PARQUET), help="format; default: by OUT's suffix, Minari without"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite a file that exists; never an input or a folder")
     parser.add_argument(
         "--episode-steps",
         type=int,
@@ -86,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{output.name}: the suffix {output.suffix} names no format; use .h5, .hdf5, .parquet or --to")
     if args.episode_steps is not None and args.episode_steps < 0:
         raise DataError(f"--episode-steps must not be negative, got {args.episode_steps}")
+    require_output(output, [args.input], args.force)
     data = read_dataset(args.input, args.episode_steps)
     console = Console()
-    left_out = write_dataset(data, output, kind)
+    left_out = write_dataset(data, output, kind, args.force)
     episodes, ends = len(data.episode_ends), int(data.terminals.sum())
     console.print(
         f"{output} ({kind}): {len(data)} transitions, {episodes} episode{'' if episodes == 1 else 's'}, "

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import re
 import zlib
@@ -179,9 +180,10 @@ def import_logs(
     of names.
 
     Raises:
-        DataError: as `read_log` and `header_columns`, or not one transition.
+        DataError: as `read_log` and `header_columns`, or a log with the rows of another one, or not one transition.
     """
     parts, n_rows, clipped, dropped = [], 0, 0, 0
+    seen: dict[bytes, Path] = {}
     for path in map(Path, paths):
         if on_file:
             on_file(path)
@@ -190,6 +192,13 @@ def import_logs(
         by_name = {name: table[:, i] for i, name in enumerate(named)}
         states = np.stack([by_name[name] for name in STATE], axis=1)
         torque = by_name[TORQUE_COLUMN]
+        # Of the numbers, not of the file: one of the two may be compressed, or have another head.
+        digest = hashlib.sha256(np.column_stack((states, torque)).tobytes()).digest()
+        if len(states) and digest in seen:
+            raise DataError(
+                f"{path} holds the same rows as {seen[digest]}: a recording counts once, leave one of them out"
+            )
+        seen[digest] = path
         done = by_name.get(DONE_COLUMN, task.fallen(states)) > 0.5
         last = int(np.argmax(done)) if done.any() else len(states) - 1
         n_rows += len(states)

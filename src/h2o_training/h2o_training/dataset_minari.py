@@ -50,10 +50,11 @@ def save_minari(data: GenericDataset, path: str | Path) -> list[str]:
     """
     minari, storages = require("minari"), require("minari.dataset.minari_storage")
     box = require("gymnasium").spaces.Box
-    folder = Path(path)
+    # Absolute: minari joins names of files, which begin with its folder, to its folder.
+    folder = Path(path).absolute()
     name = minari_id(folder)
     if folder.exists():
-        raise DataError(f"{folder} exists already: a Minari dataset is never overwritten, give the next version")
+        raise DataError(f"{path} exists already: a Minari dataset is never overwritten, give the next version")
     for key in ("observations", "actions"):
         if getattr(data, key).dtype.kind != "f":
             raise DataError(
@@ -71,14 +72,14 @@ def save_minari(data: GenericDataset, path: str | Path) -> list[str]:
         # HDF5 crashes the process where the disk fills up.
         need, free = 2 * sum(a.nbytes for a in data.rows().values()) + 2**20, shutil.disk_usage(temporary).free
         if free < need:
-            raise DataError(f"cannot write {folder}: {free / 1e6:.0f} MB free, up to {need / 1e6:.0f} MB needed")
+            raise DataError(f"cannot write {path}: {free / 1e6:.0f} MB free, up to {need / 1e6:.0f} MB needed")
         storage = storages.MinariStorage.new(temporary / "data", **spaces, data_format="hdf5")
         about = {"dataset_id": name, "minari_version": minari.__version__, KEY: dict(data.attributes)}
         storage.update_metadata({**about, "description": "written by h2o-robot dataset convert"})
         storage.update_episodes(episodes)
         temporary.replace(folder)
     except OSError as error:
-        raise DataError(f"cannot write dataset {folder}: {error.strerror or error}") from error
+        raise DataError(f"cannot write dataset {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sorted(data.extras)
