@@ -36,8 +36,8 @@ from h2o_training.coverage import planes
 from h2o_training.dataset import Dataset
 from h2o_training.dataset_build import build_dataset
 from h2o_training.dataset_check import Checked, LogFormat, check
-from h2o_training.dataset_check_rows import check_rows, consistency
-from h2o_training.dataset_check_rules import RULE, RULES, Level, Tally
+from h2o_training.dataset_check_rows import consistency
+from h2o_training.dataset_check_rules import RULE, RULES, Level
 from h2o_training.dataset_cli import command
 from h2o_training.dataset_log import import_logs
 from h2o_training.driving import drive
@@ -493,21 +493,6 @@ def test_the_lag_of_a_policy_is_not_told(name: str) -> None:
     # Of `worn` (14 ms in v, 9 ms in theta_dot), without exploration.
     lags = [action_lag(build_dataset([GOLDEN / name], STAND), response) for response in ("v", "theta_dot")]
     assert not any(lag.told for lag in lags)
-
-
-def test_the_impact_that_a_fall_ends_in_is_no_jump() -> None:
-    k = np.arange(101)
-    states = np.stack((0.0 * k, 0.0 * k, 0.001 * k, np.full(101, 0.001 / DT)), axis=1)
-    states[-1, 2] += 0.4
-    last = np.arange(100) == 99
-    for terminals, jumps in ((last, 0), (np.zeros(100, dtype=bool), 1)):
-        tally = Tally()
-        data = Dataset.from_states(
-            *(states[:-1], states[1:], np.full(100, 0.5), terminals, last & ~terminals),
-            *(Interface(rate_hz=RATE_HZ), STAND, {}),
-        )
-        check_rows(data, "log", tally)
-        assert tally.finding("jumps").value == pytest.approx(jumps / 100)
 
 
 def test_a_page_overwrites_nothing_but_an_earlier_page(tmp_path: Path, clean: Path) -> None:

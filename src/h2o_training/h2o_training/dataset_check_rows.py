@@ -56,14 +56,14 @@ def check_rows(dataset: Dataset, name: str, tally: Tally) -> None:
     """Count stuck columns, jumps, rows that come twice, and torques at and beyond the limit in one dataset."""
     dt, parts = dataset.interface.dt_s, recordings(dataset)
     offset = 0.0
-    for part, fell in zip(parts, fallen_ends(dataset), strict=True):
+    for part in parts:
         for held, column in stuck_states(part, dt):
             start, steps = held.start, held.stop - held.start
             place = f"{column} {steps * dt:.2f} s from {offset + start * dt:.2f} s in {name}"
             tally.add("stuck", steps, 0, place)
         for column, steps_ in jumps(part, dt).items():
-            # A fall ends in an impact, or in somebody's hand: that is no fault of the data.
-            at = np.flatnonzero(steps_[: len(steps_) - 1] if fell else steps_)
+            # The step into a fall counts too: where a sensor jumped, the fall may never have happened.
+            at = np.flatnonzero(steps_)
             step = np.diff(part.states[:, STATE.index(column)])
             unit = "m" if column == "x" else "rad"
             places = [f"{column} by {step[k]:+.3f} {unit} at {offset + k * dt:.2f} s in {name}" for k in at]
@@ -114,13 +114,6 @@ def jumps(part: Recording, dt_s: float) -> dict[str, BoolArray]:
         allowed = JUMP[name] + 2.0 * np.maximum(np.abs(speed[1:]), np.abs(speed[:-1])) * dt_s
         result[name] = np.abs(np.diff(position)) > allowed
     return result
-
-
-def fallen_ends(dataset: Dataset) -> list[bool]:
-    """Tell of each recording of a dataset whether it ended in a fall."""
-    ends = np.flatnonzero(dataset.terminals | dataset.timeouts)
-    last = np.unique(np.append(ends, len(dataset) - 1)) if len(dataset) else ends
-    return [bool(fell) for fell in dataset.terminals[last]]
 
 
 def spliced(dataset: Dataset) -> list[int]:
