@@ -503,6 +503,11 @@ def test_a_page_overwrites_nothing_but_an_earlier_page(tmp_path: Path, clean: Pa
     for output in (notes, bag / "metadata.yaml", bag / "new.html", bag):
         with pytest.raises(DataError, match=r"no page of h2o-robot|lies in the input|input of this command"):
             command(["check", str(bag), "-o", str(output)])
+    for output in (bag / "metadata.yaml", bag / "new.html"):
+        with pytest.raises(DataError, match="lies in the input"):
+            command(["check", str(bag / "walk_0.mcap"), "-o", str(output)])
+    assert command(["check", str(bag / "walk_0.mcap")]) == 0
+    assert (tmp_path / "walk-walk_0.mcap-check.html").is_file()
     assert notes.read_text() == "<p>mine</p>" and not (bag / "new.html").exists()
     for _ in range(2):
         assert command(["check", str(bag), "-o", str(tmp_path / "page.html")]) == 0

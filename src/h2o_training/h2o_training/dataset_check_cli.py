@@ -20,7 +20,7 @@ from h2o_training.dataset_check import Checked, LogFormat, check
 from h2o_training.dataset_check_page import WISHES, amount_table, check_table, content, page, verdict_text
 from h2o_training.dataset_check_rules import LEVEL_NAMES, Level
 from h2o_training.dataset_log import parse_columns
-from h2o_training.dataset_output import require_page
+from h2o_training.dataset_output import page_beside, require_page
 from wheel_leg_driver.robot import load_robot
 
 
@@ -50,7 +50,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run(args: argparse.Namespace) -> int:
     """Check, write the page, print what was found; 1 where the data must not be trained on."""
     console, first = Console(), Path(args.inputs[0]).resolve()
-    target = Path(args.output or first.with_name(f"{first.name}-check.html"))
+    target = Path(args.output) if args.output else page_beside(first)
     require_page(target, [*args.inputs, args.robot])
     if args.output is None and first.exists() and not os.access(target.parent, os.W_OK):
         raise DataError(f"cannot write {target.name} beside the input: {target.parent} is read-only; give -o FILE.html")

@@ -52,6 +52,23 @@ def require_page(output: str | Path, inputs: Iterable[str | Path | None]) -> Non
         raise DataError(f"{target} exists already and is no page of h2o-robot: give another name with -o FILE.html")
 
 
+def bag_folder(path: Path) -> Path | None:
+    """Resolved folder that an input is, or that the bag is whose file it is; None for other files."""
+    path = path.resolve()
+    if path.is_dir():
+        return path
+    is_stored = path.suffix in (".mcap", ".db3") and (path.parent / "metadata.yaml").is_file()
+    return path.parent if is_stored else None
+
+
+def page_beside(path: Path) -> Path:
+    """Where the page about an input goes: beside it, or beside the bag that it is a file of; for each its own."""
+    path = path.resolve()
+    place = bag_folder(path) or path
+    name = path.name if place == path else f"{place.name}-{path.name}"
+    return place.with_name(f"{name}-check.html")
+
+
 def _require_no_input(target: Path, inputs: Iterable[str | Path | None]) -> None:
     resolved = target.resolve()
     for given in inputs:
@@ -60,5 +77,6 @@ def _require_no_input(target: Path, inputs: Iterable[str | Path | None]) -> None
             continue
         if resolved == path.resolve() or (target.exists() and target.samefile(path)):
             raise DataError(f"{target} is an input of this command, which is never overwritten: give another name")
-        if path.is_dir() and resolved.is_relative_to(path.resolve()):
-            raise DataError(f"{target} lies in the input {path}, which is left as it is: give a place outside of it")
+        bag = bag_folder(path)
+        if bag is not None and resolved.is_relative_to(bag):
+            raise DataError(f"{target} lies in the input {bag}, which is left as it is: give a place outside of it")
