@@ -82,7 +82,13 @@ def test_wrong_bytes_within_a_finished_file_are_found_when_asked_to_check(bag: P
     data[chunk.chunk_start_offset + 100] ^= 1
     file.write_bytes(data)
     assert bag_info(bag).episodes[0].state == FINISHED
-    assert bag_info(bag, check=True).episodes[0].state == DAMAGED
+    (found, _) = bag_info(bag, check=True).episodes
+    assert found.state == DAMAGED
+    # 3 on the way, the others out of the file.
+    assert found.missing is not None and found.missing.messages == 102 - found.messages > 0
+    assert found.topics["/odom"].lost == 3 + 101 - found.topics["/odom"].messages
+    assert command(["info", str(bag)]) == 0
+    assert command(["info", "--check", str(bag)]) == 1
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
@@ -95,6 +101,22 @@ def test_bags_of_others_are_described(tmp_path: Path, storage: StoragePlugin) ->
     assert (info.robot, info.interface_hash, info.messages, info.duration_s) == ("", "", 11, 1.0)
     topic = info.topics["/robot/odom"]
     assert (topic.type, topic.messages, topic.lost) == ("nav_msgs/msg/Odometry", 11, None)
+
+
+def test_names_stay_whole_in_a_narrow_terminal(
+    bag: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert command(["info", str(bag)]) == 0
+    words = capsys.readouterr().out.split()
+    assert {"walk_0.mcap", "walk_1.mcap", Interface().hash, *TOPIC_TYPES} <= set(words)
+
+
+def test_a_spoilt_metadata_points_at_repair(bag: Path) -> None:
+    for content in ("", "[ bad"):
+        (bag / "metadata.yaml").write_text(content)
+        with pytest.raises(DataError, match=r"is damaged or empty .* bag repair .*walk writes it anew"):
+            bag_info(bag)
 
 
 def test_json_is_whole_and_alone_on_the_output(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +137,12 @@ def test_commands_do_what_they_say(
     assert "nothing to do, 2 files are whole" in capsys.readouterr().out
     assert command(["cut", str(bag), "--episode", "1", "--from", "0.25", "-o", str(tmp_path / "c")]) == 0
     assert "1 episode, 0.2 s, 52 messages, 1 of them latched ones repeated" in capsys.readouterr().out
-    assert command(["merge", str(bag), str(tmp_path / "c"), "-o", str(tmp_path / "m")]) == 0
+    assert (
+        command(
+            ["merge", str(bag), str(make_bag(tmp_path / "e", [swaying(3)], Interface())), "-o", str(tmp_path / "m")]
+        )
+        == 0
+    )
     assert "3 episodes" in capsys.readouterr().out
     assert command(["split", str(tmp_path / "m"), "-o", str(tmp_path / "s")]) == 0
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["m_0", "m_1", "m_2"]

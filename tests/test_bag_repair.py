@@ -126,8 +126,8 @@ def test_one_wrong_byte_costs_one_chunk_at_most_and_no_reader_yields_what_was_no
         (found,) = raw_bags.read(bag)
     assert found == kept(damaged={place})
     if len(found) < len(messages):
-        assert report.files[0].lost_messages == len(messages) - len(found)
-        assert report.files[0].lost_bytes > 0
+        assert report.files[0].loss.messages == len(messages) - len(found)
+        assert report.files[0].loss.bytes > 0
 
 
 def killed(tmp_path: Path, extra: bytes = b"") -> Path:
@@ -161,8 +161,8 @@ def test_finished_episodes_stay_byte_identical_and_metadata_becomes_complete(tmp
     assert report.healthy == ["b_0.mcap"]
     assert report.metadata == "it lists 1 of 2 files"
     done = report.files[0]
-    assert (done.name, done.lost_bytes) == ("b_1.mcap", 2)
-    assert 0.15 < done.unwritten_s <= 0.2
+    assert (done.name, done.loss.bytes) == ("b_1.mcap", 2)
+    assert 0.15 < done.loss.unwritten_s <= 0.2
     with Reader(bag) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
         assert counts["/odom"] == 100 + done.messages - 2
@@ -267,7 +267,7 @@ def test_a_file_of_zeros_is_set_aside(tmp_path: Path) -> None:
     bag = killed(tmp_path)
     (bag / "b_1.mcap").write_bytes(b"\0" * 100_000)
     report = repair(bag)
-    assert (report.files[0].lost_bytes, report.kept) == (100_000, ["b_1.mcap.damaged"])
+    assert (report.files[0].loss.bytes, report.kept) == (100_000, ["b_1.mcap.damaged"])
     assert [len(c) for c in raw_bags.read(bag)] == [102]
     again = repair(bag)
     assert (again.files, again.metadata) == ([], "")
@@ -325,6 +325,48 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(tmp_path: Path) -> None:
     assert repair(bag).metadata == "it lists b_0.mcap, which is gone"
     assert raw_bags.information(bag)["relative_file_paths"] == ["b_1.mcap"]
     assert (bag / "metadata.yaml.damaged").exists()
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_metadata_tells_what_a_cut_off_file_does_not_and_the_repaired_bag_keeps_it(tmp_path: Path, size: int) -> None:
+    bag = lay_out(tmp_path, intact()[1][:size])
+    (done,) = repair(bag).files
+    messages = intact()[2]
+    (found,) = raw_bags.read(bag)
+    assert done.loss.messages == len(messages) - len(found) > 0
+    last_ns = found[-1].stamp_ns if found else messages[0].stamp_ns
+    assert done.loss.seconds == pytest.approx((messages[-1].stamp_ns - last_ns) * 1e-9)
+    assert done.loss.unwritten_s == 0.0
+    for path in (bag, bag / "b_0.mcap"):
+        (episode,) = bag_info(path, check=True).episodes
+        assert (episode.state, episode.repaired) == ("finished", True)
+        assert episode.missing is not None and episode.missing.messages == done.loss.messages
+    assert raw_bags.rows(bag)[0]["repaired"]["lost"]["/odom"] == N - sum(m.topic == "/odom" for m in found)
+
+
+def test_wrong_counts_of_topics_in_metadata_are_mended(tmp_path: Path) -> None:
+    bag = lay_out(tmp_path, intact()[1])
+    text = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(text.replace(f"message_count: {N}\n", "message_count: 9\n"))
+    assert repair(bag).metadata == "its counts of the topics are wrong"
+    assert repair(bag).metadata == ""
+
+
+def test_a_bag_whose_files_are_all_gone_is_left_as_it_is(tmp_path: Path) -> None:
+    bag = lay_out(tmp_path, b"")
+    (bag / "b_0.mcap").unlink()
+    with pytest.raises(DataError, match=r"lacks b_0\.mcap.* nothing can be repaired"):
+        repair(bag)
+    assert (bag / "metadata.yaml").read_bytes() == intact()[0]
+
+
+def test_what_was_appended_to_a_file_is_said_and_left_out(tmp_path: Path) -> None:
+    data = intact()[1]
+    bag = lay_out(tmp_path, data + data)
+    (done,) = repair(bag).files
+    assert (done.loss.bytes, done.loss.messages, done.loss.seconds) == (len(data), 0, 0.0)
+    assert f"{len(data)} bytes behind the end" in str(done)
+    assert raw_bags.read(bag) == [intact()[2]]
 
 
 def test_a_chunk_whose_opcode_is_wrong_is_never_passed_over(tmp_path: Path) -> None:

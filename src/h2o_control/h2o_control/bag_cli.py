@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from h2o_control.bag_edit import Made, cut, merge, split
-from h2o_control.bag_info import bag_info, tables, to_json
+from h2o_control.bag_info import CUT_OFF, DAMAGED, bag_info, tables, to_json
 from h2o_control.bag_repair import repair
 from h2o_control.errors import DataError
 
@@ -36,7 +36,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what is in them",
     )
     info.add_argument("bags", nargs="+", metavar="BAG", help="rosbag2 folder (MCAP or SQLite), or one .mcap file")
-    info.add_argument("--check", action="store_true", help="read every chunk and compare it with its checksum")
+    info.add_argument(
+        "--check",
+        action="store_true",
+        help="read every chunk, compare it with its checksum; exit 1 where one is damaged",
+    )
     info.add_argument("--episode", type=int, metavar="K", help="topics of episode K only, from 0")
     info.add_argument("--json", action="store_true", help="print JSON, with the topics of each episode")
     info.set_defaults(run=_info)
@@ -57,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         help="several into one",
     )
     join.add_argument("bags", nargs="+", metavar="BAG", help="rosbag2 folder, or one .mcap file")
+    join.add_argument("--different-robots", action="store_true", help="bags of robots of different names, too")
     join.set_defaults(run=_merge)
     apart = actions.add_parser(
         "split",
@@ -80,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(run=_cut)
     for sub, what in ((join, "bag to make"), (apart, "folder to make, for the bags"), (part, "bag to make")):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help=f"{what}; must not exist")
+        sub.add_argument("--damaged", action="store_true", help="take what is whole of damaged files, note what is not")
     return parser
 
 
@@ -102,10 +108,11 @@ def _info(args: argparse.Namespace, console: Console) -> int:
             raise DataError(f"{info.path} has no episode {args.episode}: there are 0 to {len(info.episodes) - 1}")
     if args.json:
         print(to_json(infos))
-        return 0
-    for info in infos:
-        console.print(tables(info, args.episode))
-    return 0
+    else:
+        for info in infos:
+            console.print(tables(info, args.episode), highlight=False)
+    damaged = any(e.state in (CUT_OFF, DAMAGED) for info in infos for e in info.episodes)
+    return 1 if args.check and damaged else 0
 
 
 def _repair(args: argparse.Namespace, console: Console) -> int:
@@ -127,14 +134,14 @@ def _repair(args: argparse.Namespace, console: Console) -> int:
 
 def _merge(args: argparse.Namespace, console: Console) -> int:
     with _status(console) as progress:
-        made = merge(args.bags, args.output, progress)
+        made = merge(args.bags, args.output, progress, args.damaged, args.different_robots)
     _say(console, _line(made))
     return 0
 
 
 def _split(args: argparse.Namespace, console: Console) -> int:
     with _status(console) as progress:
-        made = split(args.bag, args.output, args.every, progress)
+        made = split(args.bag, args.output, args.every, progress, args.damaged)
     for one in made:
         _say(console, _line(one))
     return 0
@@ -142,7 +149,7 @@ def _split(args: argparse.Namespace, console: Console) -> int:
 
 def _cut(args: argparse.Namespace, console: Console) -> int:
     with _status(console) as progress:
-        made = cut(args.bag, args.output, args.from_s, args.to_s, args.episode, progress)
+        made = cut(args.bag, args.output, args.from_s, args.to_s, args.episode, progress, args.damaged)
     _say(console, _line(made))
     return 0
 
@@ -150,4 +157,5 @@ def _cut(args: argparse.Namespace, console: Console) -> int:
 def _line(made: Made) -> str:
     episodes = f"{made.episodes} episode{'' if made.episodes == 1 else 's'}"
     repeated = f", {made.repeated} of them latched ones repeated" if made.repeated else ""
-    return f"{made.path}: {episodes}, {made.duration_s:.1f} s, {made.messages} messages{repeated}"
+    text = f"{made.path}: {episodes}, {made.duration_s:.1f} s, {made.messages} messages{repeated}"
+    return "\n".join([text, *(f"{made.path}: warning: {missing}" for missing in made.missing)])

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from h2o_control import topics
+from h2o_control.bag_copies import Copies
 from h2o_control.bag_copy import CopiedFile, bag_information, whole_folder
+from h2o_control.bag_loss import Loss, both, earlier_loss, loss
 from h2o_control.bag_metadata import write_metadata
-from h2o_control.bag_source import Progress, RawMessage, StoredBag, StoredEpisode, Topic, open_bag, silent
+from h2o_control.bag_source import Progress, RawMessage, StoredBag, StoredEpisode, Topic, open_bag, robot_names, silent
 from h2o_control.contract import Interface
 from h2o_control.errors import ContractError, DataError
 from h2o_control.provenance import files_sha256, now_utc, software
@@ -23,23 +25,42 @@ from h2o_control.provenance import files_sha256, now_utc, software
 
 @dataclass(frozen=True)
 class Made:
-    """A bag that was made: where, from how many episodes, how many messages; `repeated` of them are latched ones."""
+    """A bag that was made: where, from how many episodes, how many messages; `repeated` of them are latched ones.
+
+    `missing` says what damaged sources lack, by file.
+    """
 
     path: Path
     episodes: int
     messages: int
     duration_s: float
     repeated: int = 0
+    missing: tuple[str, ...] = ()
 
 
-def merge(paths: Sequence[str | Path], output: str | Path, progress: Progress = silent) -> Made:
+def merge(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    progress: Progress = silent,
+    damaged: bool = False,
+    several_robots: bool = False,
+) -> Made:
     """Put the episodes of several bags into one, in the order given.
 
+    Args:
+        paths: of the bags.
+        output: bag to make.
+        progress: called with the name of each file before it is read.
+        damaged: take what is whole of damaged files, and note in the new bag what is missing.
+        several_robots: take bags of robots with different names.
+
     Raises:
-        DataError: not a bag, the same twice, `output` exists, topics of different types or of two robots.
+        DataError: not a bag, the same or a copy twice, one that is damaged, `output` exists or lies in a bag, topics
+            of different types, or of two robots.
         ContractError: bags of different interfaces; says what differs.
     """
     bags = [open_bag(path) for path in paths]
+    _outside(bags, Path(output))
     resolved = [bag.path.resolve() for bag in bags]
     for bag, place in zip(bags, resolved, strict=True):
         if resolved.count(place) > 1:
@@ -47,21 +68,29 @@ def merge(paths: Sequence[str | Path], output: str | Path, progress: Progress = 
         for episode in bag.episodes:
             progress(episode.name)
             episode.summarise()
-    _one_robot(bags)
+    _one_robot(bags, several_robots)
     sources = [(bag, episode) for bag in bags for episode in bag.episodes]
     with whole_folder(Path(output)) as folder:
-        making = _Making(folder, Path(output).name, bags, "merge")
+        making = _Making(folder, Path(output).name, bags, "merge", damaged)
+        copies = Copies()
         for bag, episode in sources:
             progress(episode.name)
             making.begin(episode.topics)
+            copies.begin(bag.path, episode.name)
             for message in episode.messages():
                 making.write(message)
+                copies.take(message)
+            copies.end()
             making.end(bag, episode, {})
         return making.finish(Path(output))
 
 
 def split(
-    path: str | Path, output: str | Path, every_s: float | None = None, progress: Progress = silent
+    path: str | Path,
+    output: str | Path,
+    every_s: float | None = None,
+    progress: Progress = silent,
+    damaged: bool = False,
 ) -> list[Made]:
     """Make a bag of each episode, or of each `every_s` seconds of each episode, in the folder `output`.
 
@@ -69,11 +98,13 @@ def split(
     enough for the next one; a straggler behind it stays with the next.
 
     Raises:
-        DataError: not a bag, nothing in it, `output` exists, or `every_s` is no positive number.
+        DataError: not a bag, nothing in it, damaged (unless `damaged` says to take what is whole), `output` exists or
+            lies in the bag, or `every_s` is no positive number.
     """
     if every_s is not None and not 0.001 <= every_s < 1e9:
         raise DataError(f"pieces of {every_s:g} s cannot be made: give at least 0.001 s")
     bag, output = open_bag(path), Path(output)
+    _outside([bag], output)
     made = []
     with whole_folder(output) as folder:
         latched = _Latched()
@@ -82,16 +113,19 @@ def split(
             episode.summarise()
             if _ours(bag):
                 latched.forget()
-            for n, (begin_s, messages) in enumerate(_pieces(episode, every_s, latched)):
+            source = StoredEpisode(episode.path)
+            for n, (begin_s, messages) in enumerate(_pieces(source, episode.start_ns, every_s, latched)):
                 name = f"{bag.path.stem}_{k}" + ("" if every_s is None else f"_{n}")
                 place = folder / name
                 place.mkdir()
-                making = _Making(place, name, [bag], "split")
+                making = _Making(place, name, [bag], "split", damaged)
                 making.begin(episode.topics)
                 for message, repeated in messages:
                     making.write(message, repeated)
-                making.end(bag, episode, {} if every_s is None else {"from_s": begin_s})
+                making.end(bag, source, {} if every_s is None else {"from_s": begin_s, "to_s": begin_s + every_s})
                 made.append(making.finish(output / name))
+            if not damaged:
+                _refuse_damage(bag, source)
         if not made:
             raise DataError(f"bag {path} holds no message: there is nothing to split")
     return made
@@ -104,6 +138,7 @@ def cut(
     to_s: float,
     episode: int | None = None,
     progress: Progress = silent,
+    damaged: bool = False,
 ) -> Made:
     """Make a bag of the messages received from `from_s` until before `to_s`, s since the first one of the episode.
 
@@ -116,15 +151,18 @@ def cut(
         to_s: seconds.
         episode: which one, from 0; needed where the bag has several.
         progress: called with the name of each file before it is read.
+        damaged: take what is whole of a damaged file, and note in the new bag what is missing.
 
     Raises:
-        DataError: not a bag, no such episode, nothing between the two times, or `output` exists.
+        DataError: not a bag, no such episode, nothing between the two times, it is damaged, or `output` exists or lies
+            in the bag.
     """
     if not 0.0 <= from_s < to_s:
         raise DataError(
             f"from {from_s:g} s to {to_s:g} s is no stretch of time: --from must lie before --to, and not below 0"
         )
     bag = open_bag(path)
+    _outside([bag], Path(output))
     source = pick(bag, episode)
     progress(source.name)
     source.summarise()
@@ -133,7 +171,7 @@ def cut(
     begin = source.start_ns + round(from_s * 1e9)
     end = source.start_ns + round(min(to_s, 1e9) * 1e9)
     with whole_folder(Path(output)) as folder:
-        making = _Making(folder, Path(output).name, [bag], "cut")
+        making = _Making(folder, Path(output).name, [bag], "cut", damaged)
         making.begin(source.topics)
         latched, within = _Latched(), 0
         for message in source.messages():
@@ -148,6 +186,8 @@ def cut(
             raise DataError(
                 f"{source.name} has no message from {from_s:g} s to {to_s:g} s: it lasts {source.duration_s:.1f} s"
             )
+        if not damaged:
+            _refuse_damage(bag, source)
         making.end(bag, source, {"from_s": from_s, "to_s": min(to_s, source.duration_s)})
         return making.finish(Path(output))
 
@@ -189,14 +229,14 @@ class _Latched:
 
 
 def _pieces(
-    episode: StoredEpisode, every_s: float | None, latched: _Latched
+    source: StoredEpisode, start_ns: int | None, every_s: float | None, latched: _Latched
 ) -> Iterator[tuple[float, Iterator[tuple[RawMessage, bool]]]]:
     """Yield (begin in s, messages and whether repeated) for each piece; each must be used up before the next."""
-    if episode.start_ns is None:
-        return
-    start, step = episode.start_ns, None if every_s is None else round(every_s * 1e9)
-    stream = StoredEpisode(episode.path).messages()
+    stream = source.messages()
     waiting = next(stream, None)
+    if start_ns is None:
+        return
+    start, step = start_ns, None if every_s is None else round(every_s * 1e9)
 
     def piece(number: int) -> Iterator[tuple[RawMessage, bool]]:
         nonlocal waiting
@@ -216,8 +256,9 @@ def _pieces(
 class _Making:
     """A bag in the making: one copied file after the other, then metadata.yaml."""
 
-    def __init__(self, folder: Path, name: str, bags: Sequence[StoredBag], what: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, folder: Path, name: str, bags: Sequence[StoredBag], what: str, damaged: bool) -> None:
+        self._folder, self._name, self._damaged = folder, name, damaged
+        self._missing: list[str] = []
         self._episodes: list[StoredEpisode] = []
         self._rows: list[dict[str, Any]] = []
         self._repeated = self._repeated_here = 0
@@ -244,11 +285,18 @@ class _Making:
 
     def end(self, bag: StoredBag, source: StoredEpisode, part: Mapping[str, float]) -> None:
         """Finish the file; `part` says which seconds of the source it is, empty for all of it."""
-        row = dict(bag.row(source))
+        if not self._damaged and not part:
+            _refuse_damage(bag, source)
+        row, missing = dict(bag.row(source)), self._lack(bag, source, part)
+        row.pop("repaired", None)
+        row.pop("damage", None)
         if part:
             # Counted over the whole episode.
             for key in ("received", "lost", "frames_missing"):
                 row.pop(key, None)
+        if missing is not None:
+            row["damage"] = missing.row()
+            self._missing.append(f"{source.name} lacks {missing}; {missing.why}")
         origin = {"bag": bag.path.name, "file": source.name, **part}
         name = self._file.episode.name
         row = {"label": "", "recorded_at": "", "end_reason": "", **row, "file": name, "source": origin}
@@ -262,6 +310,13 @@ class _Making:
         self._episodes.append(self._file.finish())
         self._repeated += self._repeated_here
 
+    def _lack(self, bag: StoredBag, source: StoredEpisode, part: Mapping[str, float]) -> Loss | None:
+        """What the new file lacks because its source is damaged, or was before its repair."""
+        if not part:
+            return both(earlier_loss(bag, source), loss(bag, source))
+        start = source.start_ns or 0
+        return loss(bag, source, start + part["from_s"] * 1e9, start + part["to_s"] * 1e9)
+
     def finish(self, place: Path) -> Made:
         custom = {**self._custom, "h2o.episodes": json.dumps(self._rows)}
         write_metadata(self._folder, bag_information(self._episodes, custom, self._distro))
@@ -271,6 +326,7 @@ class _Making:
             sum(e.counts.total() for e in self._episodes),
             sum(e.duration_s for e in self._episodes),
             self._repeated,
+            tuple(self._missing),
         )
 
 
@@ -295,8 +351,30 @@ def _all_files(bag: StoredBag) -> list[Path]:
     return [f for path in files for f in (sorted(path.glob("*")) if path.is_dir() else [path]) if f.is_file()]
 
 
-def _one_robot(bags: Sequence[StoredBag]) -> None:
+def _outside(bags: Sequence[StoredBag], output: Path) -> None:
+    """Refuse to write into a bag: its readers would take what lies there for its own."""
+    folders = [bag.path.resolve() for bag in bags if bag.path.is_dir()]
+    for folder in output.resolve().parents:
+        if folder in folders or (folder / "metadata.yaml").is_file():
+            raise DataError(f"{output} would lie inside the bag {folder}; give a place outside of it")
+
+
+def _refuse_damage(bag: StoredBag, episode: StoredEpisode) -> None:
+    found = loss(bag, episode)
+    if found is not None:
+        raise DataError(
+            f"{episode.path} is damaged or was not finished: {found} would be missing ({found.why}). "
+            f"`h2o-robot bag repair {bag.path}` keeps what is whole and notes the rest; --damaged goes on without. "
+            "Nothing was written"
+        )
+
+
+def _one_robot(bags: Sequence[StoredBag], several: bool) -> None:
     """Refuse what would not be one bag."""
+    robots = {", ".join(found): bag.path for bag in bags if (found := robot_names(bag))}
+    if len(robots) > 1 and not several:
+        whose = ", ".join(f"{path} is of robot {name}" for name, path in robots.items())
+        raise DataError(f"{whose} (/{topics.CONFIGURATION}): a bag is of one robot. --different-robots merges them")
     first: tuple[StoredBag, Interface | None] | None = None
     kinds: dict[str, tuple[str, Path]] = {}
     names: dict[str, tuple[str, Path]] = {}

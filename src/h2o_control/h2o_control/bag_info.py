@@ -17,15 +17,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from h2o_control import bag_lock, topics
-from h2o_control.bag_source import Progress, StoredBag, StoredEpisode, first_text, open_bag, silent
+from h2o_control import bag_lock
+from h2o_control.bag_loss import REPAIR_RECORD, Loss, both, earlier_loss, loss
+from h2o_control.bag_source import Progress, StoredBag, StoredEpisode, open_bag, robot_names, silent
 
 FINISHED, CUT_OFF, DAMAGED, WRITING = "finished", "cut off", "damaged", "being written"
 
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """One topic: messages there, a second, and lost on the way as far as the recorder could count; None: not known."""
+    """One topic: messages there, a second, and lost; None: not known.
+
+    Lost are those that the recorder missed, as far as it could count, and those that were in a file before its damage.
+    """
 
     type: str
     messages: int
@@ -42,6 +46,7 @@ class EpisodeInfo:
         state: FINISHED, CUT_OFF, DAMAGED (only where the chunks were checked) or WRITING.
         frames_missing: frames that the robot sent and the driver did not get; None where nobody counted.
         repaired: `h2o-robot bag repair` wrote it anew.
+        missing: of what had been recorded: by damage now, before a repair, or in the bag that this one was made of.
     """
 
     file: str
@@ -55,6 +60,7 @@ class EpisodeInfo:
     end_reason: str
     frames_missing: int | None
     repaired: bool
+    missing: Loss | None
     topics: dict[str, TopicInfo]
 
 
@@ -63,6 +69,7 @@ class BagInfo:
     """One bag; `robot`, `interface_hash` and `software` are "" or empty where nothing says.
 
     Attributes:
+        robot: name, or names where episodes are of several.
         duration_s: of all episodes, without the time between them.
         checked: every chunk was read and compared with its checksum.
     """
@@ -108,7 +115,7 @@ def bag_info(path: str | Path, check: bool = False, progress: Progress = silent)
     return BagInfo(
         path=str(path),
         storage=str(bag.information.get("storage_identifier", "mcap")),
-        robot=_robot(bag) or custom.get("robot", ""),
+        robot=", ".join(robot_names(bag)) or custom.get("robot", ""),
         interface_hash=interface.hash if interface else "",
         software=_software(bag, custom),
         size_bytes=sum(e.size_bytes for e in episodes),
@@ -123,13 +130,15 @@ def bag_info(path: str | Path, check: bool = False, progress: Progress = silent)
 def _episode(bag: StoredBag, episode: StoredEpisode, running: bool) -> EpisodeInfo:
     row = bag.row(episode)
     state = FINISHED
-    if episode.damages and episode.finished:
+    ended = episode.finished or (episode.scan is not None and episode.scan.ended)
+    if episode.damages and ended:
         state = DAMAGED
     elif not episode.finished:
         state = WRITING if running else CUT_OFF
     start = "" if episode.start_ns is None else _date(episode.start_ns)
     # Topics that are not named here could not be counted.
     lost: dict[str, Any] | None = row.get("lost")
+    missing = both(earlier_loss(bag, episode), loss(bag, episode) if state in (CUT_OFF, DAMAGED) else None)
     return EpisodeInfo(
         file=episode.name,
         start=start,
@@ -141,17 +150,24 @@ def _episode(bag: StoredBag, episode: StoredEpisode, running: bool) -> EpisodeIn
         note=str(row.get("note", "")),
         end_reason=str(row.get("end_reason", "")),
         frames_missing=row.get("frames_missing"),
-        repaired="repaired" in row,
+        repaired="repaired" in row or any(m.name == REPAIR_RECORD for m in episode.metadata),
+        missing=missing,
         topics={
             t.name: TopicInfo(
                 t.type,
                 episode.counts[t.name],
                 _rate(episode.counts[t.name], episode.duration_s),
-                lost.get(t.name) if lost is not None else None,
+                _lost(t.name, lost, missing),
             )
             for t in episode.topics
         },
     )
+
+
+def _lost(topic: str, on_the_way: dict[str, Any] | None, missing: Loss | None) -> int | None:
+    counted = (on_the_way or {}).get(topic)
+    from_file = missing.topics.get(topic) if missing else None
+    return None if counted is None and from_file is None else int(counted or 0) + int(from_file or 0)
 
 
 def _all_topics(episodes: Iterable[EpisodeInfo]) -> dict[str, TopicInfo]:
@@ -201,18 +217,6 @@ def _software(bag: StoredBag, custom: dict[str, str]) -> dict[str, str]:
     return {**found, **({"ros_distro": str(distro)} if distro else {})}
 
 
-def _robot(bag: StoredBag) -> str:
-    for episode in bag.episodes:
-        text = first_text(episode, topics.CONFIGURATION)
-        if text is None:
-            continue
-        try:
-            return str(json.loads(text)["robot"]["name"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return ""
-
-
 def to_json(infos: Iterable[BagInfo]) -> str:
     """All bags as a JSON list, keys as the attributes here."""
     return json.dumps([dataclasses.asdict(info) for info in infos], indent=2)
@@ -234,7 +238,9 @@ def tables(info: BagInfo, episode: int | None = None) -> RenderableType:
         f"recorded by {by}" if by else "",
     ]
     heading = Text(info.path, style="bold")
-    heading.append("\n" + " · ".join(fact for fact in facts if fact), style="not bold")
+    for line in (facts[:3], facts[3:]):
+        if any(line):
+            heading.append("\n" + " · ".join(fact for fact in line if fact), style="not bold")
     shown = info.topics if episode is None else info.episodes[episode].topics
     title = "" if episode is None else f"topics of {info.episodes[episode].file}"
     return Group(heading, _episode_table(info), _topic_table(shown, title), Text(_remark(info)))
@@ -242,12 +248,14 @@ def tables(info: BagInfo, episode: int | None = None) -> RenderableType:
 
 def _episode_table(info: BagInfo) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("#", "file", "start (UTC)", "s", "messages", "lost", "label", "ended"):
+    labelled = any(e.label or e.note for e in info.episodes)
+    for name in ("#", "file", "start (UTC)", "s", "messages", "lost", *(["label"] if labelled else []), "ended"):
         right = name in ("#", "s", "messages", "lost")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name in ("#", "s"), overflow="fold")
+        # What is one word stays on one line; dates, losses and remarks break between words.
+        whole = name in ("#", "file", "s", "messages")
+        table.add_column(name, justify="right" if right else "left", no_wrap=whole, overflow="fold")
     for k, e in enumerate(info.episodes):
-        known = [t.lost for t in e.topics.values() if t.lost is not None]
-        lost = str(sum(known)) if known else "–"
+        lost = _lost_text(e)
         if e.frames_missing:
             lost += f" and {e.frames_missing} frames"
         remarks = [
@@ -261,16 +269,36 @@ def _episode_table(info: BagInfo) -> Table:
             f"{e.duration_s:.1f}",
             str(e.messages),
             lost,
-            f"{e.label}: {e.note}" if e.label and e.note else e.label or e.note,
+            *([f"{e.label}: {e.note}" if e.label and e.note else e.label or e.note] if labelled else []),
             f"{ended} ({', '.join(remarks)})".lstrip() if remarks else ended,
         )
     return table
 
 
+def _lost_text(episode: EpisodeInfo) -> str:
+    known = [t.lost for t in episode.topics.values() if t.lost is not None]
+    count, missing = sum(known), episode.missing
+    if missing is None:
+        return str(count) if known else "–"
+    if missing.messages is None:
+        # Nothing says how many; a bound on the time at least.
+        time = f"{missing.seconds + missing.unwritten_s:.1f} s"
+        return f"{count} and {time}" if count else time
+    counted = sum(missing.topics.get(name, 0) for name in episode.topics)
+    return str(count - counted + missing.messages)
+
+
 def _topic_table(shown: dict[str, TopicInfo], title: str) -> Table:
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("topic", "type", "messages", "Hz", "lost"):
-        table.add_column(name, justify="left" if name in ("topic", "type") else "right", overflow="fold")
+        # In a narrow terminal it is the type that is shortened.
+        left, shortened = name in ("topic", "type"), name == "type"
+        table.add_column(
+            name,
+            justify="left" if left else "right",
+            no_wrap=not shortened,
+            overflow="ellipsis" if shortened else "fold",
+        )
     for name, topic in shown.items():
         rate = "–" if topic.rate_hz is None else f"{topic.rate_hz:.1f}"
         table.add_row(name, topic.type, str(topic.messages), rate, "–" if topic.lost is None else str(topic.lost))
@@ -278,7 +306,16 @@ def _topic_table(shown: dict[str, TopicInfo], title: str) -> Table:
 
 
 def _remark(info: BagInfo) -> str:
+    lines = []
     bad = [e.file for e in info.episodes if e.state in (CUT_OFF, DAMAGED)]
+    for e in info.episodes:
+        if e.missing is not None:
+            what = f"is {e.state}" if e.file in bad else "is incomplete"
+            lines.append(f"{e.file} {what}: lost {e.missing}; {e.missing.why}")
+        elif e.file in bad:
+            lines.append(f"{e.file} is {e.state}")
     if bad:
-        return f"{', '.join(bad)}: h2o-robot bag repair {info.path} keeps every whole chunk"
-    return "every chunk fits its checksum" if info.checked else ""
+        lines.append(f"h2o-robot bag repair {info.path} keeps every whole chunk")
+    elif info.checked:
+        lines.append("every chunk fits its checksum")
+    return "\n".join(lines)

@@ -45,7 +45,10 @@ def bag_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
             metadata = yaml.load(text, Loader=_YAML)["rosbag2_bagfile_information"]
             listed = [path / Path(name).name for name in metadata["relative_file_paths"]]
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"{path}/metadata.yaml is not rosbag2 metadata: {error!r}") from error
+            raise DataError(
+                f"{path}/metadata.yaml is damaged or empty (no rosbag2 metadata); "
+                f"h2o-robot bag repair {path} writes it anew"
+            ) from error
         missing = [file.name for file in listed if not file.is_file()]
         if missing:
             raise DataError(f"bag {path} lacks {', '.join(missing)}, which its metadata.yaml lists")

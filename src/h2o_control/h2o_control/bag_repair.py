@@ -21,6 +21,7 @@ from mcap.writer import CompressionType, Writer
 
 from h2o_control import bag_lock
 from h2o_control.bag_copy import bag_information
+from h2o_control.bag_loss import REPAIR_RECORD, Loss, earlier_loss, loss
 from h2o_control.bag_metadata import write_metadata
 from h2o_control.bag_scan import McapScan
 from h2o_control.bag_source import Progress, StoredBag, StoredEpisode, silent, topic_of
@@ -40,28 +41,21 @@ class RepairedFile:
 
     Attributes:
         messages: kept.
-        lost_messages: known where the index survived, else None.
-        lost_bytes: that held no whole record.
-        lost_s: time without messages because of that, s.
-        unwritten_s: bound on what had not been written yet when it was cut off, s; 0 for a finished file.
+        loss: what was not; empty where only the index was gone.
         reasons: what was wrong.
+        note: what became of it, where it was not written anew.
     """
 
     name: str
     messages: int
-    lost_messages: int | None
-    lost_bytes: int
-    lost_s: float
-    unwritten_s: float
+    loss: Loss
     reasons: tuple[str, ...]
+    note: str = ""
 
     def __str__(self) -> str:
         """One line for the operator."""
-        lost = "" if self.lost_messages is None else f" and {self.lost_messages} messages"
-        text = f"{self.name}: {self.messages} messages kept; lost {self.lost_bytes} bytes{lost}, {self.lost_s:.2f} s"
-        if self.unwritten_s:
-            text += f", and at most about {self.unwritten_s:.2f} s that had not been written (its longest chunk)"
-        return f"{text}; {'; '.join(self.reasons)}"
+        why = self.note or "; ".join(self.reasons)
+        return f"{self.name}: {self.messages} messages kept; lost {self.loss}; {why}"
 
 
 @dataclass
@@ -118,6 +112,7 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
     old, problem = _read_metadata(folder) if path.is_dir() else ({}, "")
     files = _files(folder, old) if path.is_dir() else [path]
     episodes, repaired, nothing_in = [], {}, []
+    bag = StoredBag(folder, [], old, _custom(old))
     for file in files:
         progress(file.name)
         scan = McapScan(file)
@@ -125,11 +120,11 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
         wrong = list(_reasons(scan))
         if not scan.is_mcap:
             nothing_in.append(file)
-            report.files.append(_describe(scan, ["nothing in it is whole: set aside"]))
+            report.files.append(_describe(bag, episode, wrong, "nothing in it is whole: set aside"))
             continue
         if wrong:
             _refuse_if_written(file)
-            done = _describe(scan, wrong)
+            done = _describe(bag, episode, wrong)
             episode = _rewrite(scan, done)
             repaired[file.name] = done
             report.files.append(done)
@@ -173,8 +168,8 @@ def _read_metadata(folder: Path) -> tuple[dict[str, Any], str]:
         storage, names = information["storage_identifier"], [str(n) for n in information["relative_file_paths"]]
     except FileNotFoundError:
         return {}, "it was missing"
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        return {}, f"it was no rosbag2 metadata ({type(error).__name__})"
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return {}, "it was no rosbag2 metadata"
     if storage != "mcap":
         raise DataError(
             f"{folder} is stored as {storage!r}, repair knows mcap; sqlite3 recovers by itself when a file is opened, "
@@ -194,6 +189,12 @@ def _files(folder: Path, old: dict[str, Any]) -> list[Path]:
         return (int(number) if number.isdigit() else -1, file.name)
 
     files += sorted(found - set(listed), key=order)
+    if not files and listed:
+        names = ", ".join(file.name for file in listed)
+        raise DataError(
+            f"bag {folder} lacks {names}, which its metadata.yaml lists, and there is no other *.mcap in it: nothing "
+            "can be repaired; bring the files back. Nothing was changed"
+        )
     if not files and not old:
         raise DataError(f"{folder} is not a bag: no metadata.yaml and no *.mcap in it")
     return files
@@ -201,7 +202,7 @@ def _files(folder: Path, old: dict[str, Any]) -> list[Path]:
 
 def _look(scan: McapScan) -> StoredEpisode:
     """Read a file through and say what is in it."""
-    episode = StoredEpisode(scan.path)
+    episode = StoredEpisode(scan.path, scan=scan)
     for part in scan.parts():
         if isinstance(part, Metadata):
             episode.metadata.append(part)
@@ -222,16 +223,9 @@ def _reasons(scan: McapScan) -> Iterator[str]:
         yield "it has no index"
 
 
-def _describe(scan: McapScan, reasons: Sequence[str]) -> RepairedFile:
-    return RepairedFile(
-        name=scan.path.name,
-        messages=scan.message_count,
-        lost_messages=scan.lost_count,
-        lost_bytes=sum(d.size for d in scan.damages),
-        lost_s=sum(d.seconds or 0.0 for d in scan.damages),
-        unwritten_s=0.0 if scan.finished else scan.longest_chunk_ns * 1e-9,
-        reasons=tuple(reasons),
-    )
+def _describe(bag: StoredBag, episode: StoredEpisode, reasons: Sequence[str], note: str = "") -> RepairedFile:
+    lost = loss(bag, episode) or Loss(0, 0, 0.0)
+    return RepairedFile(episode.name, episode.counts.total(), lost, tuple(reasons), note)
 
 
 def _rewrite(scan: McapScan, done: RepairedFile) -> StoredEpisode:
@@ -262,7 +256,9 @@ def _rewrite(scan: McapScan, done: RepairedFile) -> StoredEpisode:
                         mcap.add_message(channels[m.channel_id], m.log_time, m.data, m.publish_time, m.sequence)
                         episode.count(scan.channels[m.channel_id].topic, m.log_time)
                     mcap.flush()
-            mcap.add_metadata("h2o.repair", _provenance(done))
+            record = _provenance(done)
+            mcap.add_metadata(REPAIR_RECORD, record)
+            episode.metadata.append(Metadata(name=REPAIR_RECORD, metadata=record))
             mcap.finish()
             stream.flush()
             os.fsync(stream.fileno())
@@ -275,14 +271,8 @@ def _rewrite(scan: McapScan, done: RepairedFile) -> StoredEpisode:
 
 
 def _provenance(done: RepairedFile) -> dict[str, str]:
-    return {
-        "repaired_at": now_utc(),
-        "lost_bytes": str(done.lost_bytes),
-        "lost_s": f"{done.lost_s:.6f}",
-        "unwritten_s": f"{done.unwritten_s:.6f}",
-        "reasons": json.dumps(done.reasons),
-        "software": json.dumps(software()),
-    }
+    kept = {**done.loss.row(), "reasons": done.reasons, "software": software()}
+    return {"repaired_at": now_utc(), **{key: json.dumps(value) for key, value in kept.items()}}
 
 
 def _spare(file: Path) -> Path:
@@ -323,8 +313,10 @@ def _information(bag: StoredBag, repaired: dict[str, RepairedFile]) -> dict[str,
             row = {"file": episode.name, "label": "", "recorded_at": "", "end_reason": "", **bag.row(episode)}
             if episode.name in repaired:
                 done = repaired[episode.name]
+                unlisted = StoredBag(bag.path, bag.episodes, {}, {})
                 row["end_reason"] = row["end_reason"] or END_REASON
-                row["repaired"] = {"lost_bytes": done.lost_bytes, "lost_s": round(done.lost_s, 6)}
+                # With that of earlier repairs, which the file keeps.
+                row["repaired"] = (earlier_loss(unlisted, episode) or done.loss).row()
             rows.append(row)
         custom["h2o.episodes"] = json.dumps(rows)
     information = bag_information(bag.episodes, custom, str(bag.information.get("ros_distro") or ""))
@@ -345,4 +337,14 @@ def _what_is_stale(old: dict[str, Any], new: dict[str, Any]) -> str:
     counts = {f["path"]: f["message_count"] for f in old.get("files") or []}
     if counts and counts != {f["path"]: f["message_count"] for f in new["files"]}:
         return "its counts of the files are wrong"
+    if _topic_counts(old) != _topic_counts(new):
+        return "its counts of the topics are wrong"
     return ""
+
+
+def _topic_counts(information: dict[str, Any]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for entry in information.get("topics_with_message_count") or []:
+        name = entry["topic_metadata"]["name"]
+        counts[name] = counts.get(name, 0) + entry["message_count"]
+    return {name: count for name, count in counts.items() if count}

@@ -141,6 +141,7 @@ class McapScan:
         header: None where it is lost.
         schemas, channels: all definitions found so far, by id; those of a good index are there from the beginning.
         finished: the file has its end, and an index that fits its checksum or none at all.
+        ended: all data was written, whatever became of the index.
         damages: what is lost, in order.
         message_count: of `parts` so far.
         longest_chunk_ns: the longest time from the first to the last message of one chunk.
@@ -160,7 +161,7 @@ class McapScan:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         self.index = read_index(path)
-        self.finished = self.index is not None
+        self.finished = self.ended = self.index is not None
         self.schemas = dict(self.index.schemas) if self.index else {}
         self.channels = dict(self.index.channels) if self.index else {}
         self._end = self.index.data_end if self.index else self.size
@@ -168,6 +169,11 @@ class McapScan:
         self._chunked = statistics is not None and statistics.chunk_count > 0
         self._last_ns: int | None = None
         self._begins = False
+
+    @property
+    def data_end(self) -> int:
+        """Byte at which the data ends, as far as known."""
+        return self._end
 
     @property
     def is_mcap(self) -> bool:
@@ -221,6 +227,8 @@ class McapScan:
                 yield part
         if loose:
             yield self._take(loose)
+        if self.ended and not self.finished:
+            self._look_behind_end()
         if self.lost_count and not self.damages:
             self.damages.append(Damage(self._end, 0, f"{self.lost_count} messages fewer than the index counts"))
 
@@ -230,7 +238,7 @@ class McapScan:
         magic = self._stream.read(8)
         self._begins = MCAP0_MAGIC.startswith(magic)
         if magic != MCAP0_MAGIC:
-            return 0, "the file does not begin as an MCAP file"
+            return 0, "the file does not begin as an MCAP file" if magic else "the file is empty"
         try:
             opcode, length = self._frame(8)
             if opcode != Opcode.HEADER or length > _WINDOW_BYTES:
@@ -270,7 +278,7 @@ class McapScan:
             return following, None
         if opcode == Opcode.DATA_END and length == 4 and not self.finished:
             # All data is there, the index is not.
-            self._end = position
+            self._end, self.ended = position, True
             return position, None
         body = self._body(position, length)
         if opcode == Opcode.MESSAGE and not self._chunked and length >= 22:
@@ -319,6 +327,26 @@ class McapScan:
             size = _FRAME.size + length
             self.damages.append(Damage(position, size, f"{lost} messages of topics whose definition is lost"))
         return messages
+
+    def _look_behind_end(self) -> None:
+        """Say so where something follows the file's last bytes, for example a second file."""
+        position, opcode = self._end, 0
+        while opcode != Opcode.FOOTER:
+            self._stream.seek(position)
+            head = self._stream.read(_FRAME.size)
+            if len(head) < _FRAME.size:
+                return
+            opcode, length = _FRAME.unpack(head)
+            position += _FRAME.size + length
+            if position > self.size:
+                return
+        self._stream.seek(position)
+        end = position + len(MCAP0_MAGIC)
+        if self._stream.read(len(MCAP0_MAGIC)) == MCAP0_MAGIC and end < self.size:
+            extra = self.size - end
+            self.damages.append(
+                Damage(end, extra, f"{extra} bytes behind the end of the recording do not belong to it")
+            )
 
     def _take(self, messages: list[Message]) -> list[Message]:
         if messages:

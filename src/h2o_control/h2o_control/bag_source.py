@@ -90,6 +90,7 @@ class StoredEpisode:
         finished: the file has its end and index; else its recorder was killed, or still runs.
         damages: what of it is lost.
         metadata: the MCAP file's metadata records.
+        scan: of an MCAP file that has been read or is being read; up to date while it is.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class StoredEpisode:
     finished: bool = True
     damages: list[Damage] = field(default_factory=list)
     metadata: list[Metadata] = field(default_factory=list)
+    scan: McapScan | None = None
 
     @property
     def name(self) -> str:
@@ -157,7 +159,7 @@ class StoredEpisode:
             raise DataError(f"{self.path} is damaged: {error}; h2o-robot bag repair keeps what is whole") from error
 
     def _mcap(self) -> Iterator[RawMessage]:
-        scan = McapScan(self.path)
+        self.scan = scan = McapScan(self.path)
         known: dict[int, Topic] = {}
         self.metadata = []
         for part in scan.parts():
@@ -300,6 +302,18 @@ def first_text(episode: StoredEpisode, name: str, within: int = 2000) -> str | N
         if message.topic.name.rpartition("/")[2] == name and message.topic.type == topics.TYPES[name]:
             return str(TYPESTORE.deserialize_cdr(message.data, message.topic.type).data)  # type: ignore[attr-defined]
     return None
+
+
+def robot_names(bag: StoredBag) -> list[str]:
+    """Names of the robots that the episodes are of, by their /configuration; empty where nothing says."""
+    names: dict[str, None] = {}
+    for episode in bag.episodes:
+        text = first_text(episode, topics.CONFIGURATION)
+        try:
+            names[str(json.loads(text or "")["robot"]["name"])] = None
+        except (ValueError, KeyError, TypeError):
+            continue
+    return list(names)
 
 
 def _value(text: str) -> Any:
