@@ -112,7 +112,9 @@ def _repair(path: Path, folder: Path, delete_damaged: bool, progress: Progress) 
     old, problem = _read_metadata(folder) if path.is_dir() else ({}, "")
     files = _files(folder, old) if path.is_dir() else [path]
     episodes, repaired, nothing_in = [], {}, []
-    bag = StoredBag(folder, [], old, _custom(old))
+    # Of a file alone too, the folder's metadata.yaml may know what it held.
+    known = old if path.is_dir() else _read_metadata(folder)[0]
+    bag = StoredBag(folder, [], known, _custom(known))
     for file in files:
         progress(file.name)
         scan = McapScan(file)
