@@ -302,12 +302,7 @@ class BagWriter:
             raise BagWriteError(f"cannot write {self.path / 'metadata.yaml'}: {error.strerror}") from error
 
     def _check_space(self) -> None:
-        free, reserve = self.free_bytes, self.settings.reserve_bytes
-        if free < reserve:
-            raise BagWriteError(
-                f"disk full: {free / 2**20:.0f} MiB left where {self.path} is written, {reserve / 2**20:.0f} MiB "
-                "are kept for the index; free some space and start another episode"
-            )
+        check_space(self.path, self.free_bytes, self.settings.reserve_bytes)
 
     def _close(self, episode: EpisodeInfo) -> None:
         self.episode = None
@@ -359,6 +354,15 @@ def _schema(kind: str) -> tuple[bytes, str]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def check_space(path: Path, free_bytes: int, reserve_bytes: int) -> None:
+    """Raise BagWriteError where less than the reserve is left of the disk that holds `path`."""
+    if free_bytes < reserve_bytes:
+        raise BagWriteError(
+            f"disk full: {free_bytes / 2**20:.0f} MiB left where {path} is written, {reserve_bytes / 2**20:.0f} MiB "
+            "are kept for the index; free some space and start another episode"
+        )
 
 
 def _free_bytes(path: Path) -> int:

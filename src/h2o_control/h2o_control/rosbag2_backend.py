@@ -26,7 +26,7 @@ from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
 from h2o_control import bag_lock
 from h2o_control.bag_metadata import TYPESTORE, EpisodeInfo, custom_data, qos_profile, write_metadata
 from h2o_control.bag_settings import BagSettings
-from h2o_control.bag_writer import BagWriteError
+from h2o_control.bag_writer import BagWriteError, check_space
 from h2o_control.contract import Interface
 from h2o_control.errors import ConfigError, DataError
 from h2o_control.provenance import now_utc, software
@@ -277,12 +277,7 @@ class Rosbag2Writer:
             raise BagWriteError(f"cannot add labels to {folder / 'metadata.yaml'}: {error!r}") from error
 
     def _check_space(self) -> None:
-        free, reserve = self.free_bytes, self.settings.reserve_bytes
-        if free < reserve:
-            raise BagWriteError(
-                f"disk full: {free / 2**20:.0f} MiB left where {self.path} is written, {reserve / 2**20:.0f} MiB are "
-                "kept for the index; free some space and start another episode"
-            )
+        check_space(self.path, self.free_bytes, self.settings.reserve_bytes)
 
     def _give_up(self, error: RuntimeError) -> NoReturn:
         with contextlib.suppress(BagWriteError):
