@@ -209,7 +209,10 @@ def storage_files(path: Path) -> list[Path]:
         files = [path / Path(name).name for name in information["relative_file_paths"]]
         compressed = bool(information.get("compression_mode") or information.get("compression_format"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}/metadata.yaml is not rosbag2 metadata: {error!r}") from error
+        raise DataError(
+            f"{path}/metadata.yaml is damaged or empty (no rosbag2 metadata); "
+            f"h2o-robot bag repair {path} writes it anew"
+        ) from error
     if compressed or not all(file.suffix in STORAGES for file in files):
         return [path]
     missing = [file.name for file in files if not file.is_file()]
