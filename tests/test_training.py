@@ -27,6 +27,7 @@ from h2o_control.policy import Policy as DeployedPolicy
 from h2o_training.dataset import Dataset
 from h2o_training.demo import Demo, Settings
 from h2o_training.export import restore_policy
+from h2o_training.layered_yaml import load_layered
 from h2o_training.run_dir import RunDirectory
 from h2o_training.train_cli import _stop_on_signal
 from h2o_training.train_config import load_train_config
@@ -38,7 +39,7 @@ from wheel_leg_driver.robot import load_robot
 torch.set_num_threads(1)
 
 QUICK = ("policy_layers=[16]", "critic_layers=[16]", "batch_simulated=16", "twin.num_envs=4")
-QUICK_H2O = (*QUICK, "batch_real=16", "h2o.value_layers=[16]", "h2o.ratio.layers=[16]", "h2o.ratio.batch=16")
+QUICK_H2O = (*QUICK, "batch_real=16", "value.layers=[16]", "ratio.layers=[16]", "ratio.batch=16")
 QUICK_H2O = (*QUICK_H2O, "collect.updates=20", "collect.steps=5", "log.evaluate_s=0.1")
 
 
@@ -167,10 +168,10 @@ def test_divergence_names_what_diverged(tmp_path, data):
 
 
 WRONG = {
-    "unknown key": (("h2o_plus", "h2o.lamda_v=0.1"), "lambda_v"),
+    "unknown key": (("h2o_plus", "h2o_plus.lamda_v=0.1"), "lambda_v"),
     "unknown config": (("h2o_plsu",), "h2o_plus"),
     "wrong type": (("h2o_plus", "updates=many"), "updates"),
-    "impossible value": (("h2o_plus", "h2o.lambda_v=2"), "[0, 1]"),
+    "impossible value": (("h2o_plus", "h2o_plus.lambda_v=2"), "[0, 1]"),
     "no dataset given": (("h2o_plus",), "dataset="),
     "missing file": (("h2o_plus", "dataset=nowhere.h5"), "nowhere.h5"),
     "unknown robot": (("sac", "robot=wron"), "worn"),
@@ -206,9 +207,9 @@ def test_task_that_is_not_the_dataset_s_is_refused(tmp_path, data, capsys):
 
 
 def test_limits_tighter_than_the_data_are_refused(tmp_path, data, capsys):
-    arguments = ("h2o_plus", f"dataset={data}", "robot=worn", "x_limit_m=0.001", f"run={tmp_path / 'run'}")
+    arguments = ("h2o_plus", f"dataset={data}", "robot=worn", "shaping.stand.x_limit_m=0.001", f"run={tmp_path / 'run'}")
     assert train(*arguments) == 2
-    assert "x_limit_m=0.001" in capsys.readouterr().err
+    assert "shaping.stand.x_limit_m=0.001" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -272,14 +273,15 @@ def test_second_ctrl_c_and_sigterm_do_not_cost_the_checkpoint_but_a_third_ctrl_c
 
 
 IMPOSSIBLE = [
-    *("smoothness=-1", "time_limit_s=0", "x_limit_m=0", "v_limit_mps=-1", "policy_average=1", "policy_average=-0.1"),
+    *("time_limit_s=0", "policy_average=1", "policy_average=-0.1", "policy_learning_rate=0", "value.temperature=0"),
+    *("shaping.stand.smoothness=-1", "shaping.stand.x_limit_m=0", "shaping.move.v_limit_mps=-1"),
     *("policy_layers=[]", "critic_layers=[64,0]", "policy_layers=[1000000]", "batch_real=0", "batch_real=100001"),
     *("batch_simulated=0", "seed=-1", "updates=0", "learning_rate=0", "reward_scale=0", "reward_scale=.inf"),
     *("discount=1", "discount=0", "polyak=0", "polyak=1.1", "log.every=0", "log.evaluate_every=0", "log.evaluate_s=0"),
     *("log.checkpoint_every=-1", "collect.episode_s=0", "collect.episode_s=1e9", "collect.steps=0"),
-    *("h2o.value_layers=[]", "h2o.ratio.noise_std=-1", "h2o.ratio.logit_bound=0", "h2o.ratio.every=0"),
-    *("h2o.ratio.batch=0", "h2o.ratio.clip_max=0", "h2o.ratio.clip_min=2", "h2o.ratio.layers=[-1]"),
-    *("twin.num_envs=0", "twin.effects.torque_factor=0", "smoothness=.nan", f"seed={2**63}"),
+    *("value.layers=[]", "ratio.noise_std=-1", "ratio.logit_bound=0", "ratio.every=0"),
+    *("ratio.batch=0", "ratio.clip_max=0", "ratio.clip_min=2", "ratio.layers=[-1]"),
+    *("twin.num_envs=0", "twin.effects.torque_factor=0", "shaping.stand.smoothness=.nan", f"seed={2**63}"),
 ]
 
 
@@ -328,7 +330,7 @@ def test_resume_without_the_dataset_says_how_to_name_its_new_place(tmp_path, dat
 
 
 def test_demo_trains_anew_where_its_run_was_stopped_before_the_first_checkpoint(tmp_path, data):
-    shipped = yaml.safe_load(find_config("training", "h2o_plus").read_text())
+    shipped = load_layered(find_config("training", "h2o_plus"))
     quick = tmp_path / "quick.yaml"
     quick.write_text(yaml.safe_dump(apply_overrides(shipped, [*QUICK_H2O, "updates=20"])))
     (tmp_path / "dataset.h5").write_bytes(data.read_bytes())
@@ -339,6 +341,6 @@ def test_demo_trains_anew_where_its_run_was_stopped_before_the_first_checkpoint(
     assert RunDirectory(tmp_path / "run").load_checkpoint()["updates"] == 20
 
 
-@pytest.mark.parametrize("name", ["h2o_plus", "h2o_plus_move", "h2o_plus_paper", "sac"])
+@pytest.mark.parametrize("name", ["h2o_plus", "paper/h2o_plus", "sac"])
 def test_shipped_configurations_load(name):
     load_train_config(name, ())

@@ -13,8 +13,9 @@ from h2o_control.contract import Reward, get_task
 from h2o_control.errors import ConfigError
 from h2o_training.collector import Collector, Scaling
 from h2o_training.nets import Policy
+from h2o_training.noise import Noise
 from h2o_training.replay import Replay
-from h2o_training.train_config import TrainConfig, learned_task
+from h2o_training.train_config import Shaping, TrainConfig, learned_task
 from h2o_training.twin import InitialStates, TwinConfig, make_twin
 from wheel_leg_driver.balance import lqr_gain
 from wheel_leg_driver.robot import load_robot
@@ -104,7 +105,7 @@ def test_wrong_twin_options_are_refused():
 
 def collector(task, episode_s, generator):
     scaling = Scaling(len(task.observation))
-    return Collector(twin(num_envs=4), task, ROBOT.interface, task, 1.0, scaling, episode_s, generator)
+    return Collector(twin(num_envs=4), task, ROBOT.interface, task, 1.0, scaling, episode_s, Noise(generator))
 
 
 def test_falls_are_terminal_and_timeouts_are_not():
@@ -127,10 +128,11 @@ def test_falls_are_terminal_and_timeouts_are_not():
 
 def test_training_limits_count_as_failure_in_the_twin():
     task, generator = get_task("stand"), torch.Generator().manual_seed(0)
-    config = TrainConfig(algorithm="sac", batch_real=0, x_limit_m=0.12, reward=Reward(bonus=1.0, tau=0.0))
+    shaping = Shaping(reward=Reward(bonus=1.0, tau=0.0), x_limit_m=0.12)
+    config = TrainConfig(algorithm="sac", batch_real=0, shaping={"stand": shaping})
     learned = learned_task(config, task)
     replay = Replay(2000, 4, 1)
-    made = Collector(twin(num_envs=4), task, ROBOT.interface, learned, 0.5, Scaling(4), 60.0, generator)
+    made = Collector(twin(num_envs=4), task, ROBOT.interface, learned, 0.5, Scaling(4), 60.0, Noise(generator))
     made.collect(Policy(4, 1, (8,)), replay, 400)
     batch = replay.all()
     theta, _, x, v = batch.next_observation.abs().T

@@ -139,7 +139,7 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, sep, text = override.partition("=")
         if not sep or not key:
-            raise ConfigError(f"{override!r} is not an override; write key=value, e.g. seed=1 or h2o.lambda_v=0.1")
+            raise ConfigError(f"{override!r} is not an override; write key=value, e.g. seed=1 or h2o_plus.lambda_v=0.1")
         node = result
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -183,5 +183,6 @@ def find_config(kind: str, name: str) -> Path:
     folder = config_dir() / kind
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"no {kind} file named {name!r}.{nearest(name, (p.stem for p in folder.glob('*.yaml')))}")
+        known = (str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+        raise ConfigError(f"no {kind} file named {name!r}.{nearest(name, known)}")
     return path

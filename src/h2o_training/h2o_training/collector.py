@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from h2o_control.contract import Interface, Task
 from h2o_training.nets import Policy
+from h2o_training.noise import Noise
 from h2o_training.replay import Replay
 from h2o_training.twin import Twin
 
@@ -45,7 +46,7 @@ class Collector:
         reward_scale: factor on its reward.
         scaling: what the networks see of an observation.
         episode_s: length at which an episode is cut.
-        generator: of the policy's noise.
+        noise: of the policy.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Collector:
         reward_scale: float,
         scaling: Scaling,
         episode_s: float,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> None:
         self._twin, self._task, self._limit = twin, task, interface.torque_limit_nm
         self._learned, self._reward_scale = learned, reward_scale
-        self._scaling, self._generator = scaling, generator
+        self._scaling, self._noise = scaling, noise
         self._max_steps = max(1, round(episode_s / interface.dt_s))
         state = twin.state
         # Robots that start together would time out together; spread their clocks.
@@ -77,7 +78,7 @@ class Collector:
         for _ in range(steps):
             state = self._twin.state
             observation = self._scaling(self._task.observe(state))
-            action, _ = policy.sample(observation, self._generator)
+            action, _ = policy.sample(observation, self._noise.normal(len(observation), 1))
             torque = self._limit * action[:, 0]
             after = self._twin.step(torque)
             failed = self._learned.failed(after)

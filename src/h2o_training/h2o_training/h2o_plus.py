@@ -1,68 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""H2O+ (arXiv 2309.12716): SAC's parts, plus a value learned on real data alone and the dynamics ratio."""
+"""H2O+ (Liu et al. 2023, arXiv 2309.12716): a value learned on real data alone anchors what is learned in the twin."""
 
 from __future__ import annotations
 
 import torch
 
-from h2o_training.nets import Value
-from h2o_training.ratio import RatioEstimator
-from h2o_training.replay import Batch, Replay
-from h2o_training.sac import Metrics, SoftActorCritic
-from h2o_training.train_config import TrainConfig
-from h2o_training.value import make_value_loss
+from h2o_training.agent import Agent, Scalars
+from h2o_training.noise import Noise
+from h2o_training.replay import Batch, Drawn, join
 
 
-class H2oPlus(SoftActorCritic):
+class H2oPlus(Agent):
     """One update is the paper's five steps: ratio, value, mixed target, weighted critic, policy on all data."""
 
-    def __init__(self, config: TrainConfig, n_obs: int, n_act: int = 1) -> None:
-        super().__init__(config, n_obs, n_act)
-        assert config.h2o is not None, "TrainConfig guarantees the group h2o"
-        self.h2o = config.h2o
-        self.value = Value(n_obs, self.h2o.value_layers)
-        self.value_loss = make_value_loss(self.h2o)
-        self.ratio = RatioEstimator(n_obs, n_act, self.h2o.ratio)
-
-    def start_at_bound(self, value: float) -> None:
-        """Let all values begin at `value`, and no target exceed it."""
-        super().start_at_bound(value)
-        self.value.net.shift(value)
-
-    def losses(self, real: Replay | None, simulated: Replay, generator: torch.Generator) -> tuple[Metrics, Metrics]:
-        """Return named losses to be summed, and further metrics."""
-        assert real is not None, "the trainer gives h2o_plus its dataset"
-        n = self.config.batch_real
-        real_rows = real.sample_rows(n, generator)
-        sim_rows = simulated.sample_rows(self.config.batch_simulated, generator)
-        # One pass over D ∪ B: the first n rows are real.
-        batch = real.unpack(torch.cat((real_rows, sim_rows)))
-        weight = self.ratio.weights(simulated.unpack(sim_rows))
+    def losses(self, drawn: Drawn, noise: Noise) -> tuple[Scalars, Scalars]:
+        """See Agent.losses."""
+        assert drawn.real is not None and drawn.simulated is not None
+        batch, n = join(drawn.real, drawn.simulated), len(drawn.real)
         with torch.no_grad():
-            q_data = self.target_critic(batch.observation[:n], batch.action[:n]).amin(0)
-            target = self.mixed_target(batch, generator)
-        q = self.critic(batch.observation, batch.action)
-        error = (q - target).square()
+            target = self.mixed_target(batch, noise)
+        q, error = self.squared_errors(batch, target)
+        without_ratio = self.config.ratio is None
+        weight = torch.ones_like(error[0, n:]) if without_ratio else self.ratio.weights(drawn.simulated)
         losses = {
             "critic": error[:, :n].mean(1).sum() + (weight * error[:, n:]).mean(1).sum(),
-            "value": self.value_loss(q_data - self.value(batch.observation[:n])),
-            **self.actor_losses(batch, generator),
+            **self.value_losses(self.advantage(drawn.real)),
+            **self.actor_losses(batch, noise),
+            **self.ratio_losses(drawn, noise),
         }
-        if self.updates % self.h2o.ratio.every == 0:
-            size = self.h2o.ratio.batch
-            losses["ratio"] = self.ratio.loss(
-                real.sample(size, generator), simulated.sample(size, generator), generator
-            )
         metrics = {
             "value/q_real": q.detach()[:, :n].mean(),
             "value/q_simulated": q.detach()[:, n:].mean(),
             "ratio/weight": weight.mean(),
-            "policy/beta": self.log_beta.detach().exp(),
         }
-        return losses, metrics
+        return losses, {**metrics, **self.exploration.metrics()}
 
-    def mixed_target(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        """r + γ (1 − terminal) [λ V(s') + (1 − λ)(min Q̂ − β log π)] [B] (Eq. 7), for real and simulated alike."""
-        soft = self.soft_value(batch.next_observation, generator)
-        mixed = self.h2o.lambda_v * self.value(batch.next_observation) + (1.0 - self.h2o.lambda_v) * soft
-        return self.target(batch, mixed)
+    def mixed_target(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        """r + γ (1 − terminal) [λ V(s') + (1 − λ)(min Q̂ + e)(s', a')] [B] (Eq. 7), for real and simulated alike."""
+        assert self.config.h2o_plus is not None
+        mix = self.config.h2o_plus.lambda_v
+        soft = self.soft_value(batch.next_observation, noise)
+        return self.target(batch, mix * self.value(batch.next_observation) + (1.0 - mix) * soft)

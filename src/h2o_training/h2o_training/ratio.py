@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from h2o_training.algorithm_config import RatioConfig
 from h2o_training.nets import EnsembleMlp
+from h2o_training.noise import Noise
 from h2o_training.replay import Batch
-from h2o_training.train_config import RatioConfig
 
 
 class RatioEstimator(nn.Module):
@@ -52,11 +53,25 @@ class RatioEstimator(nn.Module):
         """Importance weights clip(P/P̂) [B] of simulated transitions; no gradient."""
         return self.log_ratio(batch).exp().clamp(self._config.clip_min, self._config.clip_max)
 
-    def loss(self, real: Batch, simulated: Batch, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of both classifiers on real and simulated batches of one size."""
+    def gap(self, batch: Batch, noise: Tensor, std: Tensor) -> Tensor:
+        """Dynamics gap u(s, a) = E log P̂/P over s' ~ N(s', std²) [B] of simulated transitions (H2O paper Eq. 7); no gradient.
+
+        Args:
+            batch: simulated transitions.
+            noise: standard normal numbers [draws, B, n_obs].
+            std: of s' around the simulated one, [n_obs].
+        """
+        draws = noise.shape[0]
+        around = (batch.next_observation + noise * std).flatten(0, 1)
+        observation, action = batch.observation.repeat(draws, 1), batch.action.repeat(draws, 1)
+        nothing = torch.empty(0)
+        log_ratio = self.log_ratio(Batch(observation, action, nothing, around, nothing))
+        return -log_ratio.view(draws, -1).mean(0)
+
+    def loss(self, real: Batch, simulated: Batch, noise: Noise) -> Tensor:
+        """Cross-entropy of both classifiers on real and simulated batches, each with noise on its inputs."""
         inputs = torch.cat((self._inputs(real), self._inputs(simulated)))
-        noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
-        heads = self._logits(inputs + self._config.noise_std * noise)
+        heads = self._logits(inputs + self._config.noise_std * noise.normal(*inputs.shape))
         logits = torch.stack((heads[0] + heads[1], heads[1]))
         n = len(real)
         return functional.softplus(-logits[:, :n]).mean(1).sum() + functional.softplus(logits[:, n:]).mean(1).sum()

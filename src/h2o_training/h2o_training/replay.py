@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -22,6 +22,26 @@ class Batch:
 
     def __len__(self) -> int:
         return self.reward.shape[0]
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Return the transitions of both, `first` first."""
+    return Batch(*(torch.cat((getattr(first, f.name), getattr(second, f.name))) for f in fields(Batch)))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one update works on; an algorithm that has no use for a batch is given None.
+
+    Attributes:
+        real, simulated: for critics and policy.
+        classify_real, classify_simulated: for the classifiers of the dynamics ratio, in the updates in which they learn.
+    """
+
+    real: Batch | None = None
+    simulated: Batch | None = None
+    classify_real: Batch | None = None
+    classify_simulated: Batch | None = None
 
 
 class Replay:
@@ -48,23 +68,18 @@ class Replay:
         self._next = (self._next + rows.shape[0]) % capacity
         self.size = min(self.size + rows.shape[0], capacity)
 
-    def sample_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw rows [count, width] uniformly, with replacement; `unpack` makes a batch of them."""
-        where = torch.randint(self.size, (count,), generator=generator, device=self._rows.device)
-        return self._rows.index_select(0, where)
-
-    def unpack(self, rows: Tensor) -> Batch:
-        """View rows [B, width] as a batch."""
-        observation, action, reward, next_observation, proceeds = torch.split(rows, list(self._widths), dim=1)
-        return Batch(observation, action, reward[:, 0], next_observation, proceeds[:, 0])
-
     def all(self) -> Batch:
         """View everything stored as one batch."""
-        return self.unpack(self._rows[: self.size])
+        return self._unpack(self._rows[: self.size])
 
     def sample(self, count: int, generator: torch.Generator) -> Batch:
         """Draw a batch of `count` transitions uniformly, with replacement."""
-        return self.unpack(self.sample_rows(count, generator))
+        where = torch.randint(self.size, (count,), generator=generator, device=self._rows.device)
+        return self._unpack(self._rows.index_select(0, where))
+
+    def _unpack(self, rows: Tensor) -> Batch:
+        observation, action, reward, next_observation, proceeds = torch.split(rows, list(self._widths), dim=1)
+        return Batch(observation, action, reward[:, 0], next_observation, proceeds[:, 0])
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on exactly: filled rows and write position."""

@@ -20,8 +20,8 @@ from h2o_control.errors import ConfigError, DataError
 from h2o_training.train_config import TrainConfig
 
 RUN, PROGRESS, CHECKPOINT = "run.json", "progress.json", "checkpoint.pt"
-#: Version of the folder's layout.
-FORMAT = 1
+#: Version of the folder's layout; 2: configurations of a family of algorithms.
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from h2o_control.contract import PolicyContract, get_task
 from h2o_control.errors import ConfigError, ContractError, DataError, UserError
 from h2o_control.provenance import files_sha256, now_utc, software
 from h2o_training import run_dir
+from h2o_training.catalogue import CATALOGUE
 from h2o_training.dataset import Dataset
 from h2o_training.run_dir import RunDirectory, RunInfo
 from h2o_training.train_config import TrainConfig, load_train_config
@@ -36,7 +37,7 @@ def command(argv: Sequence[str]) -> int:
     """Run `h2o-robot train`; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot train",
-        description="Train a policy: H2O+ on a dataset and the twin, or SAC in the twin alone.",
+        description="Train a policy by any method of `h2o-robot algorithms`: from a dataset, in the twin, or both.",
         epilog="example: h2o-robot train h2o_plus dataset=data/stand.h5 robot=worn seed=1 run=runs/stand",
     )
     parser.add_argument("config", nargs="?", help="name in config/training, or a YAML file; not with --resume")
@@ -169,10 +170,10 @@ def _require_a_control_step(config: TrainConfig, robot: Robot) -> None:
 
 
 def _load_dataset(config: TrainConfig, robot: Robot) -> Dataset | None:
-    if config.algorithm == "sac":
+    if not CATALOGUE[config.algorithm].uses_real:
         return None
     if config.dataset is None:
-        raise ConfigError(f"{config.algorithm} learns from real data: give dataset=FILE.h5 (see h2o-robot dataset)")
+        raise ConfigError(f"{config.algorithm} needs real data: give dataset=FILE.h5 (see h2o-robot dataset)")
     dataset = Dataset.load(config.dataset)
     if len(dataset) == 0:
         raise ConfigError(f"{config.dataset} holds no transitions")
@@ -193,7 +194,7 @@ def _contract(config: TrainConfig, robot: Robot, dataset: Dataset | None) -> Pol
     if dataset is not None:
         return PolicyContract(robot.interface, dataset.task)
     if config.task is None:
-        raise ConfigError("sac has no dataset to tell the task: give task=stand or task=move")
+        raise ConfigError(f"{config.algorithm} has no dataset to tell the task: give task=stand or task=move")
     return PolicyContract(robot.interface, get_task(config.task))
 
 

@@ -15,20 +15,18 @@ from torch import Tensor
 
 from h2o_control.contract import PolicyContract, Task
 from h2o_control.errors import ConfigError, UserError
+from h2o_training.algorithms import make_agent
 from h2o_training.collector import Collector, Scaling, evaluate_on_twin
 from h2o_training.dataset import Dataset
-from h2o_training.h2o_plus import H2oPlus
+from h2o_training.noise import Noise
 from h2o_training.replay import Replay
 from h2o_training.run_dir import Progress, RunDirectory
-from h2o_training.sac import SoftActorCritic
 from h2o_training.train_config import TrainConfig, learned_task
 from h2o_training.twin import make_twin
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 from wheel_leg_driver.robot import Robot
-
-ALGORITHMS: dict[str, type[SoftActorCritic]] = {"h2o_plus": H2oPlus, "sac": SoftActorCritic}
 
 #: More of the real data than this beyond the training's limits means that the limits are wrong.
 LARGEST_SHARE_OUTSIDE = 0.05
@@ -47,7 +45,7 @@ class Trainer:
         config: hyperparameters.
         robot: whose body the twin has.
         contract: interface and task of the policy.
-        dataset: real transitions; None for an algorithm that has none.
+        dataset: real transitions; None for an algorithm that needs none.
     """
 
     def __init__(self, config: TrainConfig, robot: Robot, contract: PolicyContract, dataset: Dataset | None) -> None:
@@ -57,7 +55,7 @@ class Trainer:
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.agent = ALGORITHMS[config.algorithm](config, n_obs).to(config.device)
+            self.agent = make_agent(config, n_obs, 1, config.shaping_of(task).smoothness).to(config.device)
         if config.optimistic:
             bonus = learned_task(config, task).reward.bonus * config.reward_scale
             self.agent.start_at_bound(bonus / (1.0 - config.discount))
@@ -70,17 +68,20 @@ class Trainer:
         if dataset is None and config.normalise:
             spread = config.twin.initial.sample(10_000, torch.Generator(config.device).manual_seed(0))
             self.scaling.fit(task.observe(spread))
-        self.replay = Replay(config.collect.replay_capacity, n_obs, 1, config.device)
-        self.collector = Collector(
-            twin,
-            task,
-            interface,
-            learned,
-            config.reward_scale,
-            self.scaling,
-            config.collect.episode_s,
-            self.generator,
-        )
+        self.replay: Replay | None = None
+        self.collector: Collector | None = None
+        if self.agent.uses_simulated:
+            self.replay = Replay(config.collect.replay_capacity, n_obs, 1, config.device)
+            self.collector = Collector(
+                twin,
+                task,
+                interface,
+                learned,
+                config.reward_scale,
+                self.scaling,
+                config.collect.episode_s,
+                Noise(self.generator),
+            )
 
     def _load_real(self, dataset: Dataset, learned: Task) -> Replay:
         """Put the dataset into a buffer the way the learner sees it, and fit what is fitted to data."""
@@ -93,13 +94,14 @@ class Trainer:
         torque = action[:, 0] * dataset.interface.torque_limit_nm
         terminal = torch.as_tensor(dataset.terminals, device=device)
         # A row beyond the task's own limits may be noise; limits set for training are meant for these rows too.
-        limits = dataclasses.replace(learned, x_limit_m=self.config.x_limit_m, v_limit_mps=self.config.v_limit_mps)
+        shaping = self.config.shaping_of(learned)
+        limits = dataclasses.replace(learned, x_limit_m=shaping.x_limit_m, v_limit_mps=shaping.v_limit_mps)
         failed = terminal | limits.failed(following)
         outside = (failed & ~terminal).float().mean().item()
         if outside > LARGEST_SHARE_OUTSIDE:
             raise ConfigError(
-                f"{outside:.0%} of the real transitions lie beyond x_limit_m={limits.x_limit_m} or "
-                f"v_limit_mps={limits.v_limit_mps} and would be taught as failures: raise the limits, or null for none"
+                f"{outside:.0%} of the real transitions lie beyond shaping.{learned.name}.x_limit_m={limits.x_limit_m} "
+                f"or v_limit_mps={limits.v_limit_mps} and would be taught as failures: raise them, or null for none"
             )
         real = Replay(len(dataset), observation.shape[1], 1, device)
         real.add(
@@ -109,8 +111,7 @@ class Trainer:
             self.scaling(torch.as_tensor(dataset.next_observations, device=device)),
             failed,
         )
-        if isinstance(self.agent, H2oPlus):
-            self.agent.ratio.fit_inputs(real.all())
+        self.agent.fit(real.all())
         return real
 
     def run(
@@ -184,7 +185,8 @@ class Trainer:
             TrainingDivergedError: naming each metric that is not finite.
         """
         config, agent = self.config, self.agent
-        self.collector.collect(agent.policy, self.replay, config.collect.steps)
+        if self.collector is not None and self.replay is not None:
+            self.collector.collect(agent.policy, self.replay, config.collect.steps)
         metrics: dict[str, Tensor] = {}
         for _ in range(min(config.collect.updates, config.updates - agent.updates)):
             metrics.update(agent.update(self.real, self.replay, self.generator))
@@ -199,7 +201,7 @@ class Trainer:
     def _log(self, progress: Progress, metrics: dict[str, Tensor], writer: SummaryWriter) -> Progress:
         values = {name: float(value) for name, value in metrics.items()}
         progress = dataclasses.replace(progress, metrics=values)
-        finished = self.collector.finished()
+        finished = None if self.collector is None else self.collector.finished()
         if finished is not None:
             progress = dataclasses.replace(progress, episode_return=finished[0])
             values = {**values, "twin/episode_return": finished[0], "twin/episode_steps": finished[1]}
@@ -224,13 +226,15 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must be restored for the next update to be the same as without a stop."""
+        simulated: dict[str, Any] = {}
+        if self.replay is not None and self.collector is not None:
+            simulated = {"replay": self.replay.state_dict(), "collector": self.collector.state_dict()}
         return {
             "agent": self.agent.state_dict(),
             "updates": self.agent.updates,
             "optimiser": self.agent.optimiser.state_dict(),
             "scaling": self.scaling.state_dict(),
-            "replay": self.replay.state_dict(),
-            "collector": self.collector.state_dict(),
+            **simulated,
             # As CPU bytes whatever the device: that is what a generator takes back.
             "generator": self.generator.get_state().cpu(),
         }
@@ -241,8 +245,9 @@ class Trainer:
         self.agent.updates = int(state["updates"])
         self.agent.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.scaling.load_state_dict(state["scaling"])
-        self.replay.load_state_dict(state["replay"])
-        self.collector.load_state_dict(state["collector"])
+        if self.replay is not None and self.collector is not None:
+            self.replay.load_state_dict(state["replay"])
+            self.collector.load_state_dict(state["collector"])
         self.generator.set_state(state["generator"].cpu())
 
 
