@@ -190,8 +190,8 @@ class DarcConfig:
     """DARC (arXiv 2006.13916).
 
     Attributes:
-        reward_clip: the correction log P/P̂ of a simulated reward is clipped to ± this. It is in the units of the
-            reward inside the learner.
+        reward_clip: the correction log P/P̂ of a simulated reward is clipped to ± this, in the units of the task's
+            reward (reward_scale applies to it as it does to the reward).
     """
 
     reward_clip: float = 10.0

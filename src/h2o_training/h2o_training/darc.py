@@ -30,11 +30,12 @@ class Darc(Agent):
         return losses, {"value/q_simulated": q.detach().mean(), **correction, **self.exploration.metrics()}
 
     def corrected(self, simulated: Batch) -> tuple[Batch, Scalars]:
-        """Add the clipped log ratio to the rewards of simulated transitions; returns its mean as a metric too."""
+        """Add the clipped log ratio, scaled as rewards are, to those of simulated transitions; its mean is a metric too."""
         assert self.config.darc is not None
         clip = self.config.darc.reward_clip
         correction = self.ratio.log_ratio(simulated).clamp(-clip, clip)
-        batch = dataclasses.replace(simulated, reward=simulated.reward + correction)
+        reward = simulated.reward + self.config.reward_scale * correction
+        batch = dataclasses.replace(simulated, reward=reward)
         return batch, {"ratio/correction": correction.mean()}
 
 
