@@ -27,7 +27,8 @@ class Agent(nn.Module, ABC):
     """An algorithm: `losses` composes it of the parts below, `update` is the same for all.
 
     All losses are taken at the same parameters and share one backward pass and one Adam step: fewer kernel launches,
-    and at a learning rate of 1e-3 or less the order of the partial updates makes no measured difference.
+    and at a learning rate of 1e-3 or less the order of the partial updates makes no measured difference. (The authors'
+    codes step one network after the other, so that theirs see V or the policy one step newer.)
 
     Args:
         config: hyperparameters; the groups that the algorithm needs are there (TrainConfig sees to it).
@@ -95,6 +96,7 @@ class Agent(nn.Module, ABC):
         self.optimiser.step()
         polyak_update(self.target_critic, self.critic, self.config.polyak)
         polyak_update(self.averaged_policy, self.policy, 1.0 - self.config.policy_average)
+        self.exploration.settle(losses)
         self.updates += 1
         return {**{f"loss/{name}": loss.detach() for name, loss in losses.items()}, **metrics}
 

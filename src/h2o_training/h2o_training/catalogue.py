@@ -157,7 +157,7 @@ _ENTRIES = (
         "H2O+",
         ("real", "simulated"),
         "a value learned on real data mixed into the targets, twin's errors weighed by the ratio",
-        "Liu et al. 2023, arXiv 2309.12716 Eq. 2-10",
+        "Niu et al. 2023, arXiv 2309.12716 Eq. 2-10",
         ("value", "h2o_plus"),
         ("ratio",),
         "h2o_training.h2o_plus:H2oPlus",

@@ -35,6 +35,9 @@ class Entropy(nn.Module):
         """
         return {"temperature": -self.log_beta * (log_density.detach().mean() + self._target)}
 
+    def settle(self, losses: dict[str, Tensor]) -> None:
+        """After an update: nothing is left to do."""
+
     def metrics(self) -> dict[str, Tensor]:
         """What to watch."""
         return {"policy/beta": self.log_beta.detach().exp()}
@@ -56,10 +59,12 @@ class Novelty(nn.Module):
         return self._weight * self._error(observation, action, frozen=True) / self.mean_error
 
     def losses(self, batch: Batch, log_density: Tensor) -> dict[str, Tensor]:
-        """Loss of the predictor on what was done; moves the running mean, for the next update."""
-        error = self._error(batch.observation, batch.action, frozen=False).mean()
-        self.mean_error = self.mean_error.lerp(error.detach(), MEAN_RATE).clamp_min(1e-8)
-        return {"novelty": error}
+        """Loss of the predictor on what was done."""
+        return {"novelty": self._error(batch.observation, batch.action, frozen=False).mean()}
+
+    def settle(self, losses: dict[str, Tensor]) -> None:
+        """After an update with these losses: move the running mean."""
+        self.mean_error = self.mean_error.lerp(losses["novelty"].detach(), MEAN_RATE).clamp_min(1e-8)
 
     def metrics(self) -> dict[str, Tensor]:
         """What to watch."""

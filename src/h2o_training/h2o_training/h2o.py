@@ -47,7 +47,7 @@ class H2o(Agent):
         metrics = {"value/q_real": q.detach()[:, :n].mean(), "value/q_simulated": q.detach()[:, n:].mean()}
         if settings.regularise:
             gap = self.gap(drawn.simulated, noise)
-            log_omega = torch.log(gap / gap.sum())
+            log_omega = gap.log() - gap.sum().log()
             regularisation = torch.logsumexp(log_omega + q[:, n:], dim=1) - q[:, :n].mean(1)
             critic = critic + settings.beta * regularisation
             metrics |= {"ratio/gap": gap.mean(), "value/regularisation": regularisation.detach().mean()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""H2O+ (Liu et al. 2023, arXiv 2309.12716): a value learned on real data alone anchors what is learned in the twin."""
+"""H2O+ (Niu et al. 2023, arXiv 2309.12716): a value learned on real data alone anchors what is learned in the twin."""
 
 from __future__ import annotations
 
