@@ -216,6 +216,8 @@ class TrainConfig:
                 raise ValueError(f"algorithm {name} learns from no {kind} transitions: set batch_{kind} to 0")
         if self.dataset is not None and not entry.uses_real:
             raise ValueError(f"algorithm {name} takes no dataset; give task=stand or task=move")
+        if self.exploration.kind == "novelty" and not entry.uses_simulated:
+            raise ValueError(f"algorithm {name} explores nothing: exploration.kind must be entropy, got novelty")
         in_sample = name in ("iql", "sql", "eql", "xql")
         if in_sample and self.value is not None and self.value.backbone != name:
             raise ValueError(f"algorithm {name} has value.backbone {name}, got {self.value.backbone}")
