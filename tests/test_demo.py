@@ -38,7 +38,7 @@ except KeyboardInterrupt:
         (("--config", "h2o_plsu"), "h2o_plus"),
         (("--config", "wrong.yaml"), "learning_rate"),
         (("--config", "sac"), "dataset"),
-        (("--config", "h2o_plus_move"), "--task move"),
+        (("--config", "moving.yaml"), "--task move"),
         (("--drive-s", "4"), "--drive-s must be at least 5, got 4"),
         (("--deploy-s", "-1"), "--deploy-s must be at least 5, got -1"),
         (("--seed", "-1"), "--seed must be at least 0, got -1"),
@@ -51,6 +51,7 @@ def test_wrong_input_is_status_2_before_a_folder_is_made(tmp_path, monkeypatch, 
     ideal = (ROOT / "config" / "robots" / "ideal.yaml").read_text()
     Path("hardware.yaml").write_text(ideal[: ideal.index("\nplant:")])
     Path("wrong.yaml").write_text("algorithm: h2o_plus\nlearning_rat: 1\n")
+    Path("moving.yaml").write_text("algorithm: h2o_plus\ntask: move\nvalue: {}\nh2o_plus: {}\n")
     assert cli.main(["demo", "--folder", "demo", *words]) == 2
     error = capsys.readouterr().err
     assert expected in error

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from h2o_control.config import config_dir
-from h2o_control.contract import get_task
+from h2o_control.contract import TASKS, get_task
 from h2o_control.errors import ConfigError, UserError
 from h2o_training.child import TerminatedError, ended, raise_when_terminated, start
 from h2o_training.evaluate import command as evaluate
@@ -36,8 +36,6 @@ OVERHEAD_S = 8.0
 EPISODES = 10
 #: Shorter than this the robot has hardly left its stand.
 SHORTEST_S = 5
-#: Training configuration of each task.
-CONFIGS = {"stand": "h2o_plus", "move": "h2o_plus_move"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Settings:
     task: str = "stand"
     drive_s: int = 70
     deploy_s: int = 32
-    config: str = CONFIGS["stand"]
+    config: str = "h2o_plus"
     updates: int | None = None
     seed: int = 0
 
@@ -256,16 +254,16 @@ def command(argv: Sequence[str]) -> int:
         epilog="example: h2o-robot demo --robot worn",
     )
     parser.add_argument("--robot", default=default.robot, help="name in config/robots, or a YAML file (%(default)s)")
-    parser.add_argument("--task", default=default.task, choices=sorted(CONFIGS), help="what to learn (%(default)s)")
+    parser.add_argument("--task", default=default.task, choices=sorted(TASKS), help="what to learn (%(default)s)")
     parser.add_argument("--drive-s", type=int, default=default.drive_s, help="seconds of driving (%(default)s)")
     parser.add_argument("--deploy-s", type=int, default=default.deploy_s, help="seconds of deployment (%(default)s)")
-    parser.add_argument("--config", default=None, help="name in config/training, or a YAML file (the task's own)")
+    parser.add_argument("--config", default=default.config, help="name in config/training, or a file (%(default)s)")
     parser.add_argument("--updates", type=int, default=None, help="gradient updates (the configuration's)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of operator and training (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where results go (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if an unfinished demo is there")
     args = parser.parse_args(argv)
-    config = absolute(args.config or CONFIGS[args.task])
+    config = absolute(args.config)
     robot = absolute(args.robot)
     settings = Settings(robot, args.task, args.drive_s, args.deploy_s, config, args.updates, args.seed)
     settings.check()
