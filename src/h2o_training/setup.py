@@ -36,6 +36,7 @@ setup(
         "h2o_robot.commands": [
             "robot = h2o_training.robot_cli:command",
             "dataset = h2o_training.dataset_cli:command",
+            "algorithms = h2o_training.algorithms_cli:command",
             "train = h2o_training.train_cli:command",
             "export = h2o_training.export:command",
             "evaluate = h2o_training.evaluate:command",

@@ -30,6 +30,7 @@ SUMMARIES = {
     "robot": ("h2o_training", "list, show, blend and draw descriptions of robots; write them as URDF or MJCF"),
     "bag": ("h2o_control", "look at bags; repair, merge, split and cut them"),
     "dataset": ("h2o_training", "build a dataset from bags or logs, ours or other people's; check it, convert it"),
+    "algorithms": ("h2o_training", "list the methods there are, or explain every key of one's configuration"),
     "train": ("h2o_training", "train a policy from a configuration file"),
     "export": ("h2o_training", "turn a training run into an ONNX policy"),
     "evaluate": ("h2o_training", "judge a policy on a robot, in lock-step and faster than real time"),
