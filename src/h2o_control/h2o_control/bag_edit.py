@@ -15,10 +15,10 @@ from typing import Any
 from h2o_control import topics
 from h2o_control.bag_copies import Copies
 from h2o_control.bag_copy import CopiedFile, bag_information, whole_folder
+from h2o_control.bag_edit_checks import all_files, refuse_damage, require_one_robot, require_outside
 from h2o_control.bag_loss import Loss, both, earlier_loss, loss
 from h2o_control.bag_metadata import write_metadata
-from h2o_control.bag_source import Progress, RawMessage, StoredBag, StoredEpisode, Topic, open_bag, robot_names, silent
-from h2o_control.contract import Interface
+from h2o_control.bag_source import Progress, RawMessage, StoredBag, StoredEpisode, Topic, open_bag, silent
 from h2o_control.errors import ContractError, DataError
 from h2o_control.provenance import files_sha256, now_utc, software
 
@@ -60,7 +60,7 @@ def merge(
         ContractError: bags of different interfaces; says what differs.
     """
     bags = [open_bag(path) for path in paths]
-    _outside(bags, Path(output))
+    require_outside(bags, Path(output))
     resolved = [bag.path.resolve() for bag in bags]
     for bag, place in zip(bags, resolved, strict=True):
         if resolved.count(place) > 1:
@@ -68,7 +68,7 @@ def merge(
         for episode in bag.episodes:
             progress(episode.name)
             episode.summarise()
-    _one_robot(bags, several_robots)
+    require_one_robot(bags, several_robots)
     sources = [(bag, episode) for bag in bags for episode in bag.episodes]
     with whole_folder(Path(output)) as folder:
         making = _Making(folder, Path(output).name, bags, "merge", damaged)
@@ -104,7 +104,7 @@ def split(
     if every_s is not None and not 0.001 <= every_s < 1e9:
         raise DataError(f"pieces of {every_s:g} s cannot be made: give at least 0.001 s")
     bag, output = open_bag(path), Path(output)
-    _outside([bag], output)
+    require_outside([bag], output)
     made = []
     with whole_folder(output) as folder:
         latched = _Latched()
@@ -125,7 +125,7 @@ def split(
                 making.end(bag, source, {} if every_s is None else {"from_s": begin_s, "to_s": begin_s + every_s})
                 made.append(making.finish(output / name))
             if not damaged:
-                _refuse_damage(bag, source)
+                refuse_damage(bag, source)
         if not made:
             raise DataError(f"bag {path} holds no message: there is nothing to split")
     return made
@@ -162,7 +162,7 @@ def cut(
             f"from {from_s:g} s to {to_s:g} s is no stretch of time: --from must lie before --to, and not below 0"
         )
     bag = open_bag(path)
-    _outside([bag], Path(output))
+    require_outside([bag], Path(output))
     source = pick(bag, episode)
     progress(source.name)
     source.summarise()
@@ -187,7 +187,7 @@ def cut(
                 f"{source.name} has no message from {from_s:g} s to {to_s:g} s: it lasts {source.duration_s:.1f} s"
             )
         if not damaged:
-            _refuse_damage(bag, source)
+            refuse_damage(bag, source)
         making.end(bag, source, {"from_s": from_s, "to_s": min(to_s, source.duration_s)})
         return making.finish(Path(output))
 
@@ -265,7 +265,7 @@ class _Making:
         self._custom = _common_custom(bags)
         self._distro = next((str(b.information["ros_distro"]) for b in bags if b.information.get("ros_distro")), "")
         sources = [
-            {"name": b.path.name, "sha256": files_sha256(_all_files(b)), "custom": _without_episodes(b)} for b in bags
+            {"name": b.path.name, "sha256": files_sha256(all_files(b)), "custom": _without_episodes(b)} for b in bags
         ]
         origin = {"made_by": what, "made_at": now_utc(), "software": software(), "bags": sources}
         self._custom["h2o.provenance"] = json.dumps(origin)
@@ -286,7 +286,7 @@ class _Making:
     def end(self, bag: StoredBag, source: StoredEpisode, part: Mapping[str, float]) -> None:
         """Finish the file; `part` says which seconds of the source it is, empty for all of it."""
         if not self._damaged and not part:
-            _refuse_damage(bag, source)
+            refuse_damage(bag, source)
         row, missing = dict(bag.row(source)), self._lack(bag, source, part)
         row.pop("repaired", None)
         row.pop("damage", None)
@@ -344,71 +344,3 @@ def _common_custom(bags: Sequence[StoredBag]) -> dict[str, str]:
     """Custom data in which all bags agree; the rest of it goes into the provenance."""
     first, *others = (_without_episodes(bag) for bag in bags)
     return {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
-
-
-def _all_files(bag: StoredBag) -> list[Path]:
-    files = [e.path for e in bag.episodes]
-    return [f for path in files for f in (sorted(path.glob("*")) if path.is_dir() else [path]) if f.is_file()]
-
-
-def _outside(bags: Sequence[StoredBag], output: Path) -> None:
-    """Refuse to write into a bag: its readers would take what lies there for its own."""
-    folders = [bag.path.resolve() for bag in bags if bag.path.is_dir()]
-    for folder in output.resolve().parents:
-        if folder in folders or (folder / "metadata.yaml").is_file():
-            raise DataError(f"{output} would lie inside the bag {folder}; give a place outside of it")
-
-
-def _refuse_damage(bag: StoredBag, episode: StoredEpisode) -> None:
-    found = loss(bag, episode)
-    if found is not None:
-        raise DataError(
-            f"{episode.path} is damaged or was not finished: {found} would be missing ({found.why}). "
-            f"`h2o-robot bag repair {bag.path}` keeps what is whole and notes the rest; --damaged goes on without. "
-            "Nothing was written"
-        )
-
-
-def _one_robot(bags: Sequence[StoredBag], several: bool) -> None:
-    """Refuse what would not be one bag."""
-    robots = {", ".join(found): bag.path for bag in bags if (found := robot_names(bag))}
-    if len(robots) > 1 and not several:
-        whose = ", ".join(f"{path} is of robot {name}" for name, path in robots.items())
-        raise DataError(f"{whose} (/{topics.CONFIGURATION}): a bag is of one robot. --different-robots merges them")
-    first: tuple[StoredBag, Interface | None] | None = None
-    kinds: dict[str, tuple[str, Path]] = {}
-    names: dict[str, tuple[str, Path]] = {}
-    for bag in bags:
-        interface = bag.interface()
-        if first is None:
-            first = bag, interface
-        _same_interface(*first, bag, interface)
-        for topic in (t for e in bag.episodes for t in e.topics):
-            kind, where = kinds.setdefault(topic.name, (topic.type, bag.path))
-            if kind != topic.type:
-                raise DataError(
-                    f"{topic.name} is {kind} in {where}, {topic.type} in {bag.path}: they do not fit into one bag"
-                )
-            base = topic.name.rpartition("/")[2]
-            if topics.TYPES.get(base) == topic.type:
-                other, where = names.setdefault(base, (topic.name, bag.path))
-                if other != topic.name:
-                    raise DataError(
-                        f"{where} has {other}, {bag.path} has {topic.name}: a bag is of one robot, under one namespace"
-                    )
-
-
-def _same_interface(a: StoredBag, mine: Interface | None, b: StoredBag, other: Interface | None) -> None:
-    if mine is None and other is None:
-        return
-    if mine is None or other is None:
-        silent = a if mine is None else b
-        raise ContractError(
-            f"bag {silent.path} does not say of which robot it is (no /{topics.INTERFACE}), the others do: "
-            "they are not merged"
-        )
-    if mine.hash != other.hash:
-        raise ContractError(
-            f"bag {a.path} is from a robot with interface {mine.hash}, bag {b.path} from {other.hash}: "
-            f"{mine.differences(other, a.path.name, b.path.name)}. Make one bag for each robot"
-        )

@@ -9,32 +9,24 @@ not written gets through. One pass, a chunk at a time in memory.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import zstandard
 from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Attachment, Channel, Chunk, Header, Message, Metadata, Schema, Statistics
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.records import Attachment, Channel, Chunk, Header, Message, Metadata, Schema
+from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
+from h2o_control.bag_index import FRAME, NOT_A_RECORD, read_index
 from h2o_control.errors import DataError
 
-#: What parsing something else than a record raises.
-NOT_A_RECORD = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError, OverflowError)
-#: A record's opcode and length.
-_FRAME = struct.Struct("<BQ")
 #: Times of the first and last message, uncompressed size, checksum, length of the compression's name.
 _CHUNK_HEAD = struct.Struct("<QQQII")
-_FOOTER_BYTES = _FRAME.size + 20
-_TAIL_BYTES = _FOOTER_BYTES + len(MCAP0_MAGIC)
-_DATA_END = _FRAME.pack(Opcode.DATA_END, 4)
 _LONGEST_NAME = 16
 _WINDOW_BYTES = 1 << 20
 #: Messages outside chunks are handed on in groups of this many.
@@ -75,63 +67,6 @@ class Damage:
         if self.after_ns is None or self.before_ns is None:
             return None
         return max(0, self.before_ns - self.after_ns) * 1e-9
-
-
-@dataclass
-class Index:
-    """What the end of a finished file says: where its data ends, and, unless it has no index, what is in it."""
-
-    data_end: int
-    schemas: dict[int, Schema] = field(default_factory=dict)
-    channels: dict[int, Channel] = field(default_factory=dict)
-    statistics: Statistics | None = None
-
-
-def read_index(path: Path) -> Index | None:
-    """Read the end of a file; None where it is cut off or does not fit its checksum.
-
-    Raises:
-        DataError: the file cannot be read at all.
-    """
-    try:
-        with path.open("rb") as stream:
-            return _read_index(stream, path.stat().st_size)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _read_index(stream: BinaryIO, size: int) -> Index | None:
-    if size < _TAIL_BYTES + len(_DATA_END) + 4:
-        return None
-    stream.seek(size - _TAIL_BYTES)
-    tail = stream.read(_TAIL_BYTES)
-    if tail[:9] != _FRAME.pack(Opcode.FOOTER, 20) or tail[-8:] != MCAP0_MAGIC:
-        return None
-    summary_start, _, checksum = struct.unpack("<QQI", tail[9:29])
-    end = size - _TAIL_BYTES
-    index = Index((summary_start or end) - len(_DATA_END) - 4)
-    if not 0 < index.data_end < end:
-        return None
-    stream.seek(index.data_end)
-    if stream.read(len(_DATA_END)) != _DATA_END:
-        return None
-    if not summary_start:
-        return index
-    stream.seek(summary_start)
-    summary = stream.read(end - summary_start)
-    if checksum and zlib.crc32(tail[:25], zlib.crc32(summary)) != checksum:
-        return None
-    try:
-        for record in StreamReader(BytesIO(summary + tail), skip_magic=True, record_size_limit=len(summary)).records:
-            if isinstance(record, Schema):
-                index.schemas[record.id] = record
-            elif isinstance(record, Channel):
-                index.channels[record.id] = record
-            elif isinstance(record, Statistics):
-                index.statistics = record
-    except NOT_A_RECORD:
-        return None
-    return index
 
 
 class McapScan:
@@ -246,20 +181,20 @@ class McapScan:
             self.header = Header.read(self._body(8, length))
         except NOT_A_RECORD:
             return 8, "the header is damaged"
-        return 8 + _FRAME.size + length, ""
+        return 8 + FRAME.size + length, ""
 
     def _frame(self, position: int) -> tuple[int, int]:
         self._stream.seek(position)
-        head = self._stream.read(_FRAME.size)
-        if len(head) < _FRAME.size:
+        head = self._stream.read(FRAME.size)
+        if len(head) < FRAME.size:
             raise ValueError("cut off in a record's head")
-        opcode, length = _FRAME.unpack(head)
-        if position + _FRAME.size + length > self._end:
+        opcode, length = FRAME.unpack(head)
+        if position + FRAME.size + length > self._end:
             raise ValueError("cut off" if not self.finished else "a record longer than the file")
         return opcode, length
 
     def _body(self, position: int, length: int) -> ReadDataStream:
-        self._stream.seek(position + _FRAME.size)
+        self._stream.seek(position + FRAME.size)
         body = self._stream.read(length)
         if len(body) < length:
             raise ValueError("cut off")
@@ -268,11 +203,11 @@ class McapScan:
     def _record(self, position: int) -> tuple[int, Part | Message | None]:
         """Parse the record at `position`; returns where the next one begins. Raises NOT_A_RECORD."""
         opcode, length = self._frame(position)
-        following = position + _FRAME.size + length
+        following = position + FRAME.size + length
         if opcode == Opcode.CHUNK:
             return following, self._chunk(position, length)
         if opcode == Opcode.MESSAGE_INDEX:
-            self._stream.seek(position + _FRAME.size)
+            self._stream.seek(position + FRAME.size)
             if length < 6 or struct.unpack("<HI", self._stream.read(6))[1] != length - 6:
                 raise ValueError("a message index of a wrong length")
             return following, None
@@ -302,7 +237,7 @@ class McapScan:
             raise ValueError(f"a second definition of {type(definition).__name__.lower()} {definition.id}")
 
     def _chunk(self, position: int, length: int) -> list[Message]:
-        self._stream.seek(position + _FRAME.size)
+        self._stream.seek(position + FRAME.size)
         head = self._stream.read(_CHUNK_HEAD.size + _LONGEST_NAME + 8)
         if not _chunk_length_fits(head, length):
             raise ValueError("a chunk of a wrong length")
@@ -324,7 +259,7 @@ class McapScan:
                 lost += 1
         self._chunked = True
         if lost:
-            size = _FRAME.size + length
+            size = FRAME.size + length
             self.damages.append(Damage(position, size, f"{lost} messages of topics whose definition is lost"))
         return messages
 
@@ -333,11 +268,11 @@ class McapScan:
         position, opcode = self._end, 0
         while opcode != Opcode.FOOTER:
             self._stream.seek(position)
-            head = self._stream.read(_FRAME.size)
-            if len(head) < _FRAME.size:
+            head = self._stream.read(FRAME.size)
+            if len(head) < FRAME.size:
                 return
-            opcode, length = _FRAME.unpack(head)
-            position += _FRAME.size + length
+            opcode, length = FRAME.unpack(head)
+            position += FRAME.size + length
             if position > self.size:
                 return
         self._stream.seek(position)
@@ -363,7 +298,7 @@ class McapScan:
     def _lose(self, start: int, end: int, reason: str) -> None:
         announced = None
         if end >= self._end:
-            self._stream.seek(start + _FRAME.size)
+            self._stream.seek(start + FRAME.size)
             head = self._stream.read(16)
             if len(head) == 16 and self._last_ns is not None:
                 first, last = struct.unpack("<QQ", head)

@@ -26,7 +26,8 @@ from rosbags.typesys import TypesysError
 from h2o_control import topics
 from h2o_control.bag_messages import bag_files
 from h2o_control.bag_metadata import TYPESTORE
-from h2o_control.bag_scan import NOT_A_RECORD, Damage, McapScan, read_index
+from h2o_control.bag_index import NOT_A_RECORD, read_index
+from h2o_control.bag_scan import Damage, McapScan
 from h2o_control.contract import Interface
 from h2o_control.errors import DataError
 
