@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of the whole family as their papers print them: plain and slow, one transition at a time.
+
+Nothing here is shared with what it checks but the networks, each asked about one input at a time. Every function of
+PLAIN takes a Case and the noise, and returns {name: scalar}; the scalars are differentiable, so that their gradients
+can be compared as well as their values. What a loss holds constant is a Python float here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h2o_training.replay import Batch, Drawn
+from h2o_training.train_config import TrainConfig
+
+Losses = dict[str, Tensor]
+
+
+class Tape:
+    """Noise that remembers what it handed out; `again` hands out the same numbers, in the same order and shapes."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self.drawn: list[tuple[str, Tensor]] = []
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._record("normal", torch.randn(shape, generator=self._generator, dtype=torch.float64))
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._record("uniform", torch.rand(shape, generator=self._generator, dtype=torch.float64))
+
+    def _record(self, kind: str, numbers: Tensor) -> Tensor:
+        self.drawn.append((kind, numbers))
+        return numbers
+
+    def again(self) -> Replayed:
+        return Replayed(list(self.drawn))
+
+
+class Replayed:
+    """The numbers of a Tape once more; whoever asks for other ones, or leaves some, does not follow the same equations."""
+
+    def __init__(self, drawn: list[tuple[str, Tensor]]) -> None:
+        self._left = drawn
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._next("normal", shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._next("uniform", shape)
+
+    def _next(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        assert self._left, f"{kind}{shape} drawn once too often"
+        drawn, numbers = self._left.pop(0)
+        assert (drawn, tuple(numbers.shape)) == (kind, shape)
+        return numbers
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._left
+
+
+@dataclass(frozen=True)
+class Row:
+    """One transition."""
+
+    s: Tensor
+    a: Tensor
+    r: float
+    s2: Tensor
+    proceeds: float
+
+
+def rows(batch: Batch) -> list[Row]:
+    """Take a batch apart."""
+    return [
+        Row(
+            batch.observation[i],
+            batch.action[i],
+            batch.reward[i].item(),
+            batch.next_observation[i],
+            batch.proceeds[i].item(),
+        )
+        for i in range(len(batch))
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An agent, its batches, and the real data that its scales were fitted to."""
+
+    agent: Any
+    config: TrainConfig
+    drawn: Drawn
+    real: Batch
+    smoothness: float = 0.0
+    bound: float = math.inf
+
+    # Networks, one input at a time.
+
+    def q(self, member: int, s: Tensor, a: Tensor) -> Tensor:
+        return self.agent.critic(s[None], a[None])[member, 0]
+
+    def q_hat(self, s: Tensor, a: Tensor) -> float:
+        """Minimum of both target critics."""
+        return min(self.agent.target_critic(s[None], a[None])[member, 0].item() for member in (0, 1))
+
+    def v(self, s: Tensor) -> Tensor:
+        return self.agent.value(s[None])[0]
+
+    def gaussian(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [n_act] under the policy's tanh."""
+        mean, log_std = self.agent.policy(s[None])
+        if self.config.exploration.kind == "novelty":
+            return mean[0], torch.full_like(mean[0], self.config.exploration.noise_std)
+        return mean[0], torch.exp(log_std[0])
+
+    def act(self, s: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Action a = tanh(u), u = μ + σξ, and log π(a|s) = Σ log N(u; μ, σ) − log(1 − tanh² u) (SAC, Eq. 21).
+
+        1 − tanh² u = 1/cosh² u, which stays exact where tanh saturates.
+        """
+        mean, std = self.gaussian(s)
+        u = mean + std * xi
+        log_pi = sum(log_normal(u[k], mean[k], std[k]) + 2.0 * torch.log(torch.cosh(u[k])) for k in range(len(u)))
+        return torch.tanh(u), log_pi
+
+    def beta(self) -> float:
+        return math.exp(self.agent.exploration.log_beta.item())
+
+    @cached_property
+    def scales(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of each input of the classifiers: of the real data, or 0 and 1."""
+        data = [raw_inputs(self, row.s, row.a, row.s2) for row in rows(self.real)]
+        return [spread(column) if self.config.ratio.relative else (0.0, 1.0) for column in zip(*data, strict=True)]
+
+
+def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return -((x - mean) ** 2) / (2.0 * std**2) - torch.log(std) - math.log(2.0 * math.pi) / 2.0
+
+
+def mean(values: Sequence[Any]) -> Any:
+    return sum(values) / len(values)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, the latter unbiased."""
+    centre = mean(values)
+    return centre, math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def log_sum_exp(values: Sequence[Tensor]) -> Tensor:
+    return torch.log(sum(torch.exp(value) for value in values))
+
+
+# Exploration: entropy (SAC), or novelty (random network distillation, arXiv 1810.12894) in its place.
+
+
+def bonus(case: Case, s: Tensor, a: Tensor, log_pi: Tensor) -> Tensor:
+    """e(s, a): −β log π, or the weighted novelty over its running mean as it was before this update."""
+    if case.config.exploration.kind == "entropy":
+        return -case.beta() * log_pi
+    return case.config.exploration.weight * prediction_error(case, s, a) / case.agent.exploration.mean_error.item()
+
+
+def prediction_error(case: Case, s: Tensor, a: Tensor) -> Tensor:
+    """Mean square by which the predictor misses the random network's answer."""
+    x = torch.cat((s, a))[None]
+    exploration = case.agent.exploration
+    answer, truth = exploration.predictor(x).flatten(), exploration.random(x).flatten()
+    return mean([(answer[k] - truth[k]) ** 2 for k in range(len(truth))])
+
+
+# The pieces that algorithms share.
+
+
+def target(case: Case, row: Row, tail: float, reward: float | None = None) -> float:
+    """r + γ (1 − terminal)·tail, at most the bound that optimism set."""
+    r = row.r if reward is None else reward
+    return min(r + case.config.discount * row.proceeds * tail, case.bound)
+
+
+def next_value(case: Case, row: Row, xi: Tensor, with_bonus: bool) -> float:
+    """min Q̂(s', a') with a' ~ π(·|s'), and e(s', a') on top of it."""
+    a, log_pi = case.act(row.s2, xi)
+    e = bonus(case, row.s2, a, log_pi).item() if with_bonus else 0.0
+    return case.q_hat(row.s2, a) + e
+
+
+def squared_errors(case: Case, batch: list[Row], targets: list[float], weights: list[float] | None = None) -> Tensor:
+    """Σ_j mean over the batch of w·(Q_j(s, a) − y)²."""
+    w = weights or [1.0] * len(batch)
+    return sum(
+        mean([w[i] * (case.q(member, row.s, row.a) - targets[i]) ** 2 for i, row in enumerate(batch)])
+        for member in (0, 1)
+    )
+
+
+def actor(case: Case, batch: list[Row], xi: Tensor) -> Losses:
+    """SAC's policy (Eq. 7 of arXiv 1812.05905; H2O Algorithm 1, line 7; H2O+ Eq. 10) and its temperature (Eq. 18)."""
+    objectives, densities = [], []
+    for i, row in enumerate(batch):
+        a, log_pi = case.act(row.s, xi[i])
+        first, second = case.q(0, row.s, a), case.q(1, row.s, a)
+        lower = first if first.item() < second.item() else second
+        objectives.append(lower + bonus(case, row.s, a, log_pi))
+        densities.append(log_pi.item())
+    losses = {"policy": -mean(objectives), **smooth(case, batch)}
+    if case.config.exploration.kind == "novelty":
+        losses["novelty"] = mean([prediction_error(case, row.s, row.a) for row in batch])
+        return losses
+    wanted = case.config.exploration.target_entropy
+    wanted = -float(xi.shape[1]) if wanted is None else wanted
+    losses["temperature"] = -case.agent.exploration.log_beta * (mean(densities) + wanted)
+    return losses
+
+
+def smooth(case: Case, batch: list[Row]) -> Losses:
+    """Weight times the squared change of the deterministic action from s to s', none across a terminal."""
+    if case.smoothness == 0.0:
+        return {}
+    changes = []
+    for row in batch:
+        now, then = torch.tanh(case.gaussian(row.s)[0]), torch.tanh(case.gaussian(row.s2)[0])
+        changes.append(row.proceeds * sum((now - then) ** 2))
+    return {"smoothness": case.smoothness * mean(changes)}
+
+
+# The dynamics ratio (H2O Eq. 7, H2O+ Eq. 9; DARC).
+
+
+def raw_inputs(case: Case, s: Tensor, a: Tensor, s2: Tensor) -> list[float]:
+    """(s, a, s'), or (s, a, s' − s) for relative classifiers."""
+    return [*s.tolist(), *a.tolist(), *((s2 - s) if case.config.ratio.relative else s2).tolist()]
+
+
+def classifier_inputs(case: Case, s: Tensor, a: Tensor, s2: Tensor) -> list[float]:
+    """What the classifiers see: relative ones see all less the mean, over the standard deviation of the real data."""
+    given = raw_inputs(case, s, a, s2)
+    return [(x - centre) / std for x, (centre, std) in zip(given, case.scales, strict=True)]
+
+
+def heads(case: Case, inputs: list[float], n_given: int) -> tuple[Tensor, Tensor]:
+    """Bounded heads of (s, a, s') and of (s, a), the latter blind to s'."""
+    blind = [x if column < n_given else 0.0 for column, x in enumerate(inputs)]
+    x = torch.tensor([[inputs], [blind]], dtype=torch.float64)
+    bound = case.config.ratio.logit_bound
+    both = case.agent.ratio.net(x).flatten()
+    return bound * torch.tanh(both[0] / bound), bound * torch.tanh(both[1] / bound)
+
+
+def log_ratio(case: Case, row: Row, s2: Tensor | None = None) -> float:
+    """log P/P̂ = log [(1 − D_sa)/D_sa] − log [(1 − D_sas)/D_sas], with logit D_sas the sum of both heads."""
+    inputs = classifier_inputs(case, row.s, row.a, row.s2 if s2 is None else s2)
+    sas, sa = heads(case, inputs, len(row.s) + len(row.a))
+    d_sas, d_sa = torch.sigmoid(sas + sa).item(), torch.sigmoid(sa).item()
+    return math.log((1.0 - d_sa) / d_sa) - math.log((1.0 - d_sas) / d_sas)
+
+
+def importance(case: Case, row: Row) -> float:
+    """The ratio, clipped."""
+    config = case.config.ratio
+    return min(max(math.exp(log_ratio(case, row)), config.clip_min), config.clip_max)
+
+
+def classifiers(case: Case, noise: Any) -> Losses:
+    """Cross-entropy of real (1) and simulated (0) samples for D_sas and D_sa, with noise on the inputs."""
+    if case.drawn.classify_real is None:
+        return {}
+    real, simulated = rows(case.drawn.classify_real), rows(case.drawn.classify_simulated)
+    width = 2 * len(real[0].s) + len(real[0].a)
+    xi = noise.normal(len(real) + len(simulated), width)
+    terms: dict[bool, list[Tensor]] = {True: [], False: []}
+    for i, row in enumerate([*real, *simulated]):
+        inputs = classifier_inputs(case, row.s, row.a, row.s2)
+        noisy = [x + case.config.ratio.noise_std * e for x, e in zip(inputs, xi[i].tolist(), strict=True)]
+        sas, sa = heads(case, noisy, len(row.s) + len(row.a))
+        is_real = i < len(real)
+        for logit in (sas + sa, sa):
+            p_real = torch.sigmoid(logit)
+            terms[is_real].append(-torch.log(p_real if is_real else 1.0 - p_real))
+    return {"ratio": sum(terms[True]) / len(real) + sum(terms[False]) / len(simulated)}
+
+
+# The algorithms.
+
+
+def sac(case: Case, noise: Any) -> Losses:
+    """Soft actor-critic in the twin (arXiv 1812.05905)."""
+    batch = rows(case.drawn.simulated)
+    return _soft(case, batch, [row.r for row in batch], noise)
+
+
+def darc(case: Case, noise: Any) -> Losses:
+    """DARC (arXiv 2006.13916 Eq. 2): SAC in the twin with rewards r + clip(log P/P̂), both scaled."""
+    batch = rows(case.drawn.simulated)
+    return {**_soft(case, batch, [_corrected(case, row) for row in batch], noise), **classifiers(case, noise)}
+
+
+def _corrected(case: Case, row: Row) -> float:
+    clip = case.config.darc.reward_clip
+    return row.r + case.config.reward_scale * min(max(log_ratio(case, row), -clip), clip)
+
+
+def _soft(case: Case, batch: list[Row], rewards: list[float], noise: Any) -> Losses:
+    n, n_act = len(batch), len(batch[0].a)
+    xi = noise.normal(n, n_act)
+    targets = [target(case, row, next_value(case, row, xi[i], True), rewards[i]) for i, row in enumerate(batch)]
+    return {"critic": squared_errors(case, batch, targets), **actor(case, batch, noise.normal(n, n_act))}
+
+
+def darc_plus(case: Case, noise: Any) -> Losses:
+    """DARC with the real data, uncorrected, in critic and policy too (H2O paper, Sec. 6.2)."""
+    real, simulated = rows(case.drawn.real), rows(case.drawn.simulated)
+    both, n, n_act = [*real, *simulated], len(real), len(real[0].a)
+    xi = noise.normal(len(both), n_act)
+    rewards = [row.r for row in real] + [_corrected(case, row) for row in simulated]
+    targets = [target(case, row, next_value(case, row, xi[i], True), rewards[i]) for i, row in enumerate(both)]
+    critic = squared_errors(case, real, targets[:n]) + squared_errors(case, simulated, targets[n:])
+    return {"critic": critic, **actor(case, both, noise.normal(len(both), n_act)), **classifiers(case, noise)}
+
+
+def cloned(case: Case, batch: list[Row], weights: list[float]) -> Tensor:
+    """−mean w·log N(a; tanh μ(s), σ(s)), the density that IQL's authors regress with."""
+    densities = []
+    for row in batch:
+        centre, std = case.gaussian(row.s)
+        densities.append(sum(log_normal(row.a[k], torch.tanh(centre[k]), std[k]) for k in range(len(row.a))))
+    return -mean([w * density for w, density in zip(weights, densities, strict=True)])
+
+
+def bc(case: Case, noise: Any) -> Losses:
+    """Behaviour cloning: the likelihood of the recorded actions."""
+    batch = rows(case.drawn.real)
+    return {"policy": cloned(case, batch, [1.0] * len(batch)), **smooth(case, batch)}
+
+
+def value_loss(case: Case, batch: list[Row]) -> Tensor:
+    """min_V E_D L_f(Q̂(s, a) − V(s)) (H2O+ Eq. 4 and the forms of L_f beneath it)."""
+    config = case.config.value
+    assert config is not None
+    y = [case.q_hat(row.s, row.a) - case.v(row.s) for row in batch]
+    alpha = config.temperature
+    if config.backbone == "iql":
+        return mean([(1.0 - config.expectile if x.item() < 0 else config.expectile) * x**2 for x in y])
+    if config.backbone == "sql":
+        squares = [(1.0 + x / (2.0 * alpha)) ** 2 if 1.0 + x.item() / (2.0 * alpha) > 0 else 0.0 for x in y]
+        return mean([square - x / alpha for square, x in zip(squares, y, strict=True)])
+    # EQL and XQL: exp(y/α) − y/α with the exponent clipped and all of it divided by exp(m) (their authors' code).
+    clip = torch.tensor(config.exponent_clip, dtype=torch.float64)
+    z = [x / alpha for x in y]
+    clipped = [clip if x.item() > config.exponent_clip else x for x in z]
+    m = max(max(x.item() for x in clipped), -1.0)
+    linear = clipped if config.backbone == "xql" else z
+    return mean([torch.exp(c - m) - x * math.exp(-m) for c, x in zip(clipped, linear, strict=True)])
+
+
+def in_sample(case: Case, noise: Any) -> Losses:
+    """IQL (2110.06169 Eq. 5-7), SQL and EQL (2303.15810), XQL (2301.02328): Q from V, and regression on the actions."""
+    batch = rows(case.drawn.real)
+    targets = [target(case, row, case.v(row.s2).item()) for row in batch]
+    weights = [_extraction_weight(case, case.q_hat(row.s, row.a) - case.v(row.s).item()) for row in batch]
+    return {
+        "critic": squared_errors(case, batch, targets),
+        "value": value_loss(case, batch),
+        "policy": cloned(case, batch, weights),
+        **smooth(case, batch),
+    }
+
+
+def _extraction_weight(case: Case, advantage: float) -> float:
+    """Weight of a recorded action: exp(βA) (IQL, XQL), max(1 + A/2α, 0) (SQL), exp(A/α) (EQL); their codes cap it."""
+    value, extraction = case.config.value, case.config.extraction
+    assert value is not None and extraction is not None
+    if value.backbone == "sql":
+        weight = max(1.0 + advantage / (2.0 * value.temperature), 0.0)
+    elif value.backbone == "eql":
+        weight = math.exp(min(advantage / value.temperature, 700.0))
+    else:
+        weight = math.exp(min(extraction.inverse_temperature * advantage, 700.0))
+    return min(weight, extraction.weight_cap)
+
+
+def cql(case: Case, noise: Any) -> Losses:
+    """CQL(H) (arXiv 2006.04779 Eq. 4), its log-sum-exp by importance sampling as in its Appendix F.
+
+    The Bellman error has no ½, as in its authors' code, to which the customary weight belongs.
+    """
+    batch, config = rows(case.drawn.real), case.config.cql
+    assert config is not None
+    n, n_act, draws = len(batch), len(batch[0].a), config.draws
+    xi = noise.normal(n, n_act)
+    targets = [target(case, row, next_value(case, row, xi[i], False)) for i, row in enumerate(batch)]
+    uniform = noise.uniform(draws, n, n_act)
+    here, there = noise.normal(draws, n, n_act), noise.normal(draws, n, n_act)
+    critic = squared_errors(case, batch, targets)
+    for i, row in enumerate(batch):
+        candidates: list[tuple[Tensor, float]] = []  # actions, and the log-density that each was drawn with
+        for k in range(draws):
+            candidates.append((2.0 * uniform[k, i] - 1.0, -n_act * math.log(2.0)))
+            for s, drawn in ((row.s, here), (row.s2, there)):
+                a, log_pi = case.act(s, drawn[k, i])
+                candidates.append((a.detach(), log_pi.item()))
+        for member in (0, 1):
+            soft_maximum = log_sum_exp([case.q(member, row.s, a) - density for a, density in candidates])
+            critic = critic + config.alpha * (soft_maximum - case.q(member, row.s, row.a)) / n
+    return {"critic": critic, **actor(case, batch, noise.normal(n, n_act))}
+
+
+def h2o(case: Case, noise: Any) -> Losses:
+    """H2O (arXiv 2206.13464 Eq. 6 and 8, Algorithm 1) with the switches of its Table 2."""
+    config = case.config.h2o
+    assert config is not None
+    real, simulated = rows(case.drawn.real), rows(case.drawn.simulated)
+    both, n, n_act = [*real, *simulated], len(real), len(real[0].a)
+    xi = noise.normal(len(both), n_act)
+    targets = [target(case, row, next_value(case, row, xi[i], False)) for i, row in enumerate(both)]
+    # Eq. 8; the ratio weighs the squared error once, as the line above it in the paper derives.
+    ratios = [importance(case, row) if config.reweight else 1.0 for row in simulated]
+    critic = 0.5 * squared_errors(case, real, targets[:n])
+    critic = critic + 0.5 * squared_errors(case, simulated, targets[n:], ratios)
+    if config.regularise:
+        omega = _gap_weights(case, simulated, noise) if config.adaptive else [1.0 / len(simulated)] * len(simulated)
+        for member in (0, 1):
+            weighted = [w * torch.exp(case.q(member, row.s, row.a)) for w, row in zip(omega, simulated, strict=True)]
+            raised = mean([case.q(member, row.s, row.a) for row in real])
+            critic = critic + config.beta * (torch.log(sum(weighted)) - raised)
+    return {"critic": critic, **actor(case, both, noise.normal(len(both), n_act)), **classifiers(case, noise)}
+
+
+def _gap_weights(case: Case, simulated: list[Row], noise: Any) -> list[float]:
+    """ω = u / Σ u with u = E log P̂/P over s' ~ N(s', Σ_D); Σ_D's diagonal, as in the authors' code.
+
+    Σ_D is that of the states, or (ours) of the steps s' − s.
+    """
+    config = case.config.h2o
+    assert config is not None
+    n_obs = len(simulated[0].s)
+    data = [(row.s if config.gap_spread == "states" else row.s2 - row.s).tolist() for row in rows(case.real)]
+    stds = [spread(column)[1] for column in zip(*data, strict=True)]
+    xi = noise.normal(config.draws, len(simulated), n_obs)
+    gaps = []
+    for i, row in enumerate(simulated):
+        around = [row.s2 + xi[k, i] * torch.tensor(stds, dtype=torch.float64) for k in range(config.draws)]
+        gap = mean([-log_ratio(case, row, s2) for s2 in around])
+        gaps.append(min(max(gap, config.gap_min), config.gap_max))
+    return [gap / sum(gaps) for gap in gaps]
+
+
+def h2o_plus(case: Case, noise: Any) -> Losses:
+    """H2O+ (arXiv 2309.12716 Eq. 4, 7, 8, 10)."""
+    config = case.config.h2o_plus
+    assert config is not None
+    real, simulated = rows(case.drawn.real), rows(case.drawn.simulated)
+    both, n, n_act = [*real, *simulated], len(real), len(real[0].a)
+    xi = noise.normal(len(both), n_act)
+    targets = []
+    for i, row in enumerate(both):
+        online = next_value(case, row, xi[i], True)
+        offline = case.v(row.s2).item()
+        targets.append(target(case, row, config.lambda_v * offline + (1.0 - config.lambda_v) * online))
+    weights = [1.0 if case.config.ratio is None else importance(case, row) for row in simulated]
+    critic = squared_errors(case, real, targets[:n]) + squared_errors(case, simulated, targets[n:], weights)
+    return {
+        "critic": critic,
+        "value": value_loss(case, real),
+        **actor(case, both, noise.normal(len(both), n_act)),
+        **classifiers(case, noise),
+    }
+
+
+PLAIN: dict[str, Callable[[Case, Any], Losses]] = {
+    "sac": sac,
+    "bc": bc,
+    "cql": cql,
+    "iql": in_sample,
+    "sql": in_sample,
+    "eql": in_sample,
+    "xql": in_sample,
+    "darc": darc,
+    "darc_plus": darc_plus,
+    "h2o": h2o,
+    "h2o_plus": h2o_plus,
+}
