@@ -24,8 +24,8 @@ def command(argv: Sequence[str]) -> int:
     """Entry point of `h2o-robot algorithms`."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot algorithms",
-        description="List the methods that `h2o-robot train` knows, or show one configuration with all its keys: the value "
-        "that a run would have, and what it means.",
+        description="List the methods that `h2o-robot train` knows, or show one configuration with all its keys: what a "
+        "run would have, and what it means.",
         epilog="example: h2o-robot algorithms paper/h2o",
     )
     parser.add_argument("config", nargs="?", help="name in config/training, or a YAML file; without one, list all")
@@ -107,7 +107,7 @@ def _overview() -> Table:
     table = Table(box=None, header_style="bold", title="Methods; parts in parentheses may be left out (null)")
     for column in ("algorithm", "learns from", "parts", "presets"):
         table.add_column(column, no_wrap=column == "algorithm")
-    table.add_column("what is its own, and source", ratio=1)
+    table.add_column("what is its own, and source")
     for entry in CATALOGUE.values():
         own = Text.assemble(entry.summary, "\n", (entry.source, "dim"))
         table.add_row(entry.name, entry.learns_from, _parts(entry), Text("\n".join(presets(entry.name))), own)
@@ -122,7 +122,7 @@ def _show(config: TrainConfig, console: Console) -> None:
     table = Table(box=None, header_style="bold")
     table.add_column("key", no_wrap=True)
     table.add_column("value")
-    table.add_column("meaning", ratio=1)
+    table.add_column("meaning")
     for key, value, meaning in rows(config):
         table.add_row(Text(key, "bold" if not value else ""), Text(value), Text(meaning, "dim"))
     console.print(table)
