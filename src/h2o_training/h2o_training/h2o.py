@@ -30,7 +30,7 @@ class H2o(Agent):
         super().fit(real)
         assert self.config.h2o is not None
         steps = self.config.h2o.gap_spread == "steps"
-        states = real.next_observation - real.observation if steps else real.next_observation
+        states = real.next_observation - real.observation if steps else real.observation
         self.spread.copy_(states.std(0))
 
     def losses(self, drawn: Drawn, noise: Noise) -> tuple[Scalars, Scalars]:
