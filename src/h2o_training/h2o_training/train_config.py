@@ -87,7 +87,8 @@ class LogConfig:
 
     Attributes:
         every: scalars for TensorBoard.
-        evaluate_every: evaluation of the deterministic policy on the twin, of this many seconds simulated (evaluate_s).
+        evaluate_every: evaluation of the deterministic policy on the twin.
+        evaluate_s: length of such an evaluation, simulated seconds.
         checkpoint_every: checkpoint to resume from; one more is written at the end and on Ctrl-C.
     """
 
