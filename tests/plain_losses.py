@@ -45,7 +45,7 @@ class Tape:
 
 
 class Replayed:
-    """The numbers of a Tape once more; whoever asks for other ones, or leaves some, does not follow the same equations."""
+    """The numbers of a Tape once more; whoever asks for others, or leaves some, follows other equations."""
 
     def __init__(self, drawn: list[tuple[str, Tensor]]) -> None:
         self._left = drawn
@@ -123,7 +123,7 @@ class Case:
         return mean[0], torch.exp(log_std[0])
 
     def act(self, s: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """Action a = tanh(u), u = μ + σξ, and log π(a|s) = Σ log N(u; μ, σ) − log(1 − tanh² u) (SAC, Eq. 21).
+        """Action a = tanh(u), u = μ + σξ, and log π(a|s) = Σ log N(u; μ, σ) − log(1 − tanh² u) (SAC, App. C).
 
         1 − tanh² u = 1/cosh² u, which stays exact where tanh saturates.
         """
@@ -299,7 +299,7 @@ def sac(case: Case, noise: Any) -> Losses:
 
 
 def darc(case: Case, noise: Any) -> Losses:
-    """DARC (arXiv 2006.13916 Eq. 2): SAC in the twin with rewards r + clip(log P/P̂), both scaled."""
+    """DARC (arXiv 2006.13916): SAC in the twin with rewards r + clip(log P/P̂), both scaled."""
     batch = rows(case.drawn.simulated)
     return {**_soft(case, batch, [_corrected(case, row) for row in batch], noise), **classifiers(case, noise)}
 

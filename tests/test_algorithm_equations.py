@@ -41,16 +41,17 @@ class Variant:
     switches: tuple[str, ...] = ()  # of H2O's ablation, switched off
 
 
+BACKBONES = ("iql", "sql", "eql", "xql")
 VARIANTS = {
     **{name: Variant(name) for name in ("sac", "bc", "cql", "darc", "darc_plus", "h2o")},
-    **{name: Variant(name, name) for name in ("iql", "sql", "eql", "xql")},
+    **{name: Variant(name, name) for name in BACKBONES},
     "h2o-a": Variant("h2o", switches=("adaptive",)),
     "h2o-dr": Variant("h2o", switches=("reweight",)),
     "h2o-reg": Variant("h2o", switches=("regularise",)),
     "h2o-a-dr": Variant("h2o", switches=("adaptive", "reweight")),
     "h2o-reg-dr": Variant("h2o", switches=("regularise", "reweight")),
-    **{f"h2o_plus-{name}": Variant("h2o_plus", name) for name in ("iql", "sql", "eql", "xql")},
-    **{f"h2o_plus-{name}-without-ratio": Variant("h2o_plus", name, ratio=False) for name in ("iql", "sql", "eql", "xql")},
+    **{f"h2o_plus-{name}": Variant("h2o_plus", name) for name in BACKBONES},
+    **{f"h2o_plus-{name}-without-ratio": Variant("h2o_plus", name, ratio=False) for name in BACKBONES},
     "sac-novelty": Variant("sac", exploration="novelty"),
     "darc_plus-novelty": Variant("darc_plus", exploration="novelty"),
     "h2o_plus-novelty": Variant("h2o_plus", "iql", exploration="novelty"),

@@ -327,7 +327,7 @@ def test_the_policy_s_learning_rate_is_the_policy_s_alone(algorithm):
     assert {rate for name, rate in rates(learner) if name != "policy"} == {1e-2}
     # Adam's first step is the learning rate, whatever the gradient.
     largest = {
-        name: max((p - old).abs().max().item() for p, old in zip(getattr(learner, name).parameters(), olds, strict=True))
+        name: max((p - q).abs().max().item() for p, q in zip(getattr(learner, name).parameters(), olds, strict=True))
         for name, olds in before.items()
     }
     assert largest["policy"] == pytest.approx(3e-3, rel=0.02)
