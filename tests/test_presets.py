@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configurations that come with the project: all load, say where their numbers are from, and are what was measured."""
+"""Configurations that come with the project: all load, say where their numbers are from, and are what was measured."""
 
 from __future__ import annotations
 
@@ -216,17 +216,13 @@ def test_shown_values_can_be_given_back_on_the_command_line() -> None:
         assert load_train_config(name, again) == config
 
 
-def test_command_lists_every_algorithm_with_its_presets(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+def test_command_lists_every_algorithm_with_its_parts_presets_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["algorithms"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    listed = " ".join(capsys.readouterr().out.split())
     for entry in CATALOGUE.values():
-        at = next(i for i, line in enumerate(lines) if line.split()[:1] == [entry.name])
-        assert entry.learns_from in lines[at]
-        assert f"paper/{entry.name}" in " ".join(lines[at : at + 3])
-        assert entry.source.split(",")[0] in " ".join(lines[at : at + 3])
+        parts = ", ".join([*entry.groups, *(f"{group} (may be null)" for group in entry.optional)]) or "those of all"
+        said = f"{entry.name} {entry.title}: {entry.summary} learns from {entry.learns_from}; parts: {parts}"
+        assert f"{said} presets: {entry.name}, paper/{entry.name} {entry.source}" in listed
 
 
 def test_command_explains_a_preset_with_changes(

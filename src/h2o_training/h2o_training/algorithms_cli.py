@@ -24,8 +24,8 @@ def command(argv: Sequence[str]) -> int:
     """Entry point of `h2o-robot algorithms`."""
     parser = argparse.ArgumentParser(
         prog="h2o-robot algorithms",
-        description="List the methods that `h2o-robot train` knows, or show one configuration with all its keys: what a "
-        "run would have, and what it means.",
+        description="List the methods that `h2o-robot train` knows, or show one configuration with all its keys: "
+        "what a run would have, and what it means.",
         epilog="example: h2o-robot algorithms paper/h2o",
     )
     parser.add_argument("config", nargs="?", help="name in config/training, or a YAML file; without one, list all")
@@ -34,7 +34,7 @@ def command(argv: Sequence[str]) -> int:
     console = Console()
     if args.config is None:
         console.print(_overview())
-        console.print("h2o-robot algorithms PRESET shows one with all its keys; docs/algorithms.md has the equations.")
+        console.print("\nh2o-robot algorithms PRESET shows all keys of one; docs/algorithms.md has the equations.")
     else:
         _show(load_train_config(args.config, args.overrides), console)
     return 0
@@ -99,30 +99,29 @@ def _one_line(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _parts(entry: Entry) -> str:
-    return ", ".join([*entry.groups, *(f"({group})" for group in entry.optional)])
+def _own(entry: Entry) -> Text:
+    parts = ", ".join([*entry.groups, *(f"{group} (may be null)" for group in entry.optional)])
+    return Text.assemble(
+        (entry.title, "bold"),
+        f": {entry.summary}\nlearns from {entry.learns_from}; parts: {parts or 'those of all'}\n",
+        f"presets: {', '.join(presets(entry.name))}\n",
+        (entry.source, "dim"),
+    )
 
 
 def _overview() -> Table:
-    table = Table(box=None, header_style="bold", title="Methods; parts in parentheses may be left out (null)")
-    for column in ("algorithm", "learns from", "parts", "presets"):
-        table.add_column(column, no_wrap=column == "algorithm")
-    table.add_column("what is its own, and source")
+    table = Table.grid(padding=(0, 2))
     for entry in CATALOGUE.values():
-        own = Text.assemble(entry.summary, "\n", (entry.source, "dim"))
-        table.add_row(entry.name, entry.learns_from, _parts(entry), Text("\n".join(presets(entry.name))), own)
+        table.add_row(Text(entry.name, "bold"), _own(entry))
     return table
 
 
 def _show(config: TrainConfig, console: Console) -> None:
-    entry = CATALOGUE[config.algorithm]
-    console.print(Text.assemble((entry.title, "bold"), f": {entry.summary}"))
-    console.print(f"learns from {entry.learns_from}; parts: {_parts(entry) or 'none of its own'}; {entry.source}")
-    console.print(f"presets: {', '.join(presets(entry.name))}\n", highlight=False)
+    console.print(_own(CATALOGUE[config.algorithm]), "")
     table = Table(box=None, header_style="bold")
     table.add_column("key", no_wrap=True)
     table.add_column("value")
     table.add_column("meaning")
     for key, value, meaning in rows(config):
-        table.add_row(Text(key, "bold" if not value else ""), Text(value), Text(meaning, "dim"))
+        table.add_row(Text(key, "" if value else "bold"), Text(value), Text(meaning, "dim"))
     console.print(table)
