@@ -29,7 +29,7 @@ from h2o_training.demo import Demo, Settings
 from h2o_training.export import restore_policy
 from h2o_training.layered_yaml import load_layered
 from h2o_training.run_dir import RunDirectory
-from h2o_training.train_cli import _stop_on_signal
+from h2o_training.stopping import stop_on_signal
 from h2o_training.train_config import load_train_config
 from h2o_training.trainer import Trainer, TrainingDivergedError
 from h2o_training.twin import TwinConfig, make_twin
@@ -263,7 +263,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, data):
 
 
 def test_second_ctrl_c_and_sigterm_do_not_cost_the_checkpoint_but_a_third_ctrl_c_stops_at_once():
-    with _stop_on_signal() as stopped:
+    with stop_on_signal() as stopped:
         assert not stopped()
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             signal.raise_signal(number)

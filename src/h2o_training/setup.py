@@ -23,8 +23,13 @@ setup(
         "h5py>=3.8",
         "plotly>=5.18",
         "tensorboard>=2.14",
+        "scipy>=1.15",
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"], "formats": ["minari>=0.5", "pyarrow>=14"]},
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "hypothesis"],
+        "formats": ["minari>=0.5", "pyarrow>=14"],
+        "wandb": ["wandb>=0.17"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
         ("share/" + PACKAGE, ["package.xml"]),
@@ -40,6 +45,7 @@ setup(
             "train = h2o_training.train_cli:command",
             "export = h2o_training.export:command",
             "evaluate = h2o_training.evaluate:command",
+            "compare = h2o_training.compare_cli:command",
             "sysid = h2o_training.sysid_cli:command",
             "feasible = h2o_training.feasible:command",
             "replay = h2o_training.replay_bag:command",

@@ -34,6 +34,7 @@ SUMMARIES = {
     "train": ("h2o_training", "train a policy from a configuration file"),
     "export": ("h2o_training", "turn a training run into an ONNX policy"),
     "evaluate": ("h2o_training", "judge a policy on a robot, in lock-step and faster than real time"),
+    "compare": ("h2o_training", "compare training runs: table, learning curves, intervals over seeds"),
     "sysid": ("h2o_training", "identify a robot from recorded driving, and say how well it is known"),
     "feasible": ("h2o_training", "find out whether anything simple could do a task on an emulated robot"),
     "replay": ("h2o_training", "compare what a policy would have done with what a bag holds"),

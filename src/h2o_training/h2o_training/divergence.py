@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from h2o_control.errors import UserError
+from h2o_training.train_config import TrainConfig
 
 #: Metrics that are values of states and actions in the units of the learner's return; their names begin so.
 VALUES = ("value/q", "value/v")
-#: So many times what a return can be is no value any more. Generous: entropy, DARC's corrections and the regularisers of
-#: CQL and H2O move values by a few times that, and what diverges passes any bound within some hundred updates.
+#: So many times what a return can be is no value any more. Generous: entropy, DARC's corrections and the regularisers
+#: of CQL and H2O move values by a few times that, and what diverges passes any bound within some hundred updates.
 BEYOND_RETURNS = 100.0
+#: From so many times on they may be on their way there, and no checkpoint is to be trusted.
+DOUBTFUL = 10.0
 
 
 class TrainingDivergedError(UserError):
@@ -27,13 +31,15 @@ class DivergenceWatch:
 
     Args:
         discount: γ.
-        largest_reward: answers the largest |reward| that the learner has now; asked only when a value passes the bound
-            known so far.
+        largest_reward: answers the largest |reward| that the learner has now; asked only where a value is doubtful by
+            what was known so far.
     """
 
     def __init__(self, discount: float, largest_reward: Callable[[], float]) -> None:
         self._horizon, self._largest_reward = 1.0 / (1.0 - discount), largest_reward
         self._return = 0.0
+        #: Whether values were doubtful in the last round.
+        self.doubtful = False
 
     def check(self, history: Sequence[Mapping[str, Tensor]], first: int) -> None:
         """Check the metrics of consecutive updates, the first of which is number `first`.
@@ -50,7 +56,9 @@ class DivergenceWatch:
         table = rows.reshape(len(history), len(names)).double().cpu().numpy()
         wrong = ~np.isfinite(table)
         values = [column for column, name in enumerate(names) if name.startswith(VALUES)]
-        wrong[:, values] |= np.abs(table[:, values]) > self._bound(np.abs(table[:, values]).max(initial=0.0))
+        largest = float(np.abs(table[:, values]).max(initial=0.0))
+        self.doubtful = not largest <= DOUBTFUL * self._most(largest)
+        wrong[:, values] |= np.abs(table[:, values]) > BEYOND_RETURNS * self._return
         if not wrong.any():
             return
         row = int(wrong.any(axis=1).argmax())
@@ -63,12 +71,13 @@ class DivergenceWatch:
             told.append(f"{name} is {value:.4g}{before}{why}")
         raise TrainingDivergedError(f"training diverged at update {first + row}: {'; '.join(told)}")
 
-    def _bound(self, largest: float) -> float:
-        if not largest <= BEYOND_RETURNS * self._return:
+    def _most(self, largest: float) -> float:
+        """Return the most that a return can be, as far as it must be known to judge a value."""
+        if not largest <= DOUBTFUL * self._return:
             # Never below that of rewards of 1: the entropy's weight begins at 1, whatever the scale of the rewards.
             reward = max(1.0, self._largest_reward())
             self._return = max(self._return, reward * self._horizon)
-        return BEYOND_RETURNS * self._return
+        return self._return
 
 
 def require_finite(weights: Mapping[str, Tensor], update: int) -> None:
@@ -84,15 +93,19 @@ def require_finite(weights: Mapping[str, Tensor], update: int) -> None:
         raise TrainingDivergedError(f"training diverged at update {update}: {', '.join(bad[:3])}{more} not finite")
 
 
-def what_is_left(run: object, saved: int | None) -> str:
+def what_is_left(run: Path, saved: int | None, config: TrainConfig) -> str:
     """Say what to do now.
 
     Args:
         run: folder of the run.
         saved: update of its checkpoint, None where there is none.
+        config: of the run.
     """
     # Going on from the checkpoint computes the same numbers again, up to the same end.
-    anew = "start anew with a lower learning_rate or reward_scale, and look at the data"
+    anew = (
+        f"start anew with a lower learning_rate (now {config.learning_rate:g}) or reward_scale (now "
+        f"{config.reward_scale:g}), and look at the data"
+    )
     if saved is None:
         return f"There is no checkpoint yet: {anew}."
     return (

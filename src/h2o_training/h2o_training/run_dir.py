@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,10 @@ class Progress:
         update, updates: done and wanted.
         episode_return: mean task return of the latest finished episodes in the twin (None: none yet).
         evaluation: latest evaluation of the deterministic policy on the twin; see collector.evaluate_on_twin.
+        judged: latest judging on an emulated robot (log.judge): to be seen, and used for nothing.
         metrics: losses, values, mean ratio weight and the rest of the latest log line.
         updates_per_s, remaining_s: speed of late and time left at it.
+        trained_s: time that it took to come so far, evaluations and all sessions of a resumed run included.
         state: "running", "finished", "interrupted" (there is a checkpoint of this update) or "failed".
     """
 
@@ -41,10 +44,22 @@ class Progress:
     updates: int
     episode_return: float | None = None
     evaluation: dict[str, float] | None = None
+    judged: dict[str, float] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     updates_per_s: float = 0.0
     remaining_s: float = 0.0
+    trained_s: float = 0.0
     state: str = "running"
+
+    def line(self) -> str:
+        """Say in a few words how a run is doing: updates/s, return, losses of Q and V, mean ratio."""
+        parts = [f"{self.updates_per_s:.0f}/s"]
+        if self.episode_return is not None:
+            parts.append(f"return {self.episode_return:.0f}")
+        for label, name in (("Q", "loss/critic"), ("V", "loss/value"), ("ratio", "ratio/weight")):
+            if name in self.metrics:
+                parts.append(f"{label} {self.metrics[name]:.2g}")
+        return " ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,12 @@ class RunDirectory:
         return RunInfo(from_mapping(TrainConfig, content["config"], str(path)), contract, content["provenance"])
 
     def write_progress(self, progress: Progress) -> None:
-        """Write progress.json."""
-        self._write(PROGRESS, json.dumps(dataclasses.asdict(progress)).encode())
+        """Write progress.json; numbers that are not finite (|x| where no robot stands) are left out."""
+        content = dataclasses.asdict(progress)
+        for name in ("evaluation", "judged", "metrics"):
+            if content[name] is not None:
+                content[name] = {key: value for key, value in content[name].items() if math.isfinite(value)}
+        self._write(PROGRESS, json.dumps(content, allow_nan=False).encode())
 
     def read_progress(self) -> Progress | None:
         """Read progress.json; None before the first."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,14 +21,16 @@ from h2o_training import run_dir
 from h2o_training.catalogue import CATALOGUE
 from h2o_training.dataset import Dataset
 from h2o_training.run_dir import RunDirectory, RunInfo
+from h2o_training.stopping import stop_on_signal
 from h2o_training.train_config import TrainConfig, load_train_config
+from h2o_training.train_seeds import begin, is_folder_of_seeds, parse_seeds, processors, train_seeds, unfinished
 from h2o_training.trainer import Trainer
+from h2o_training.twin_fit import require_twin_fits
+from h2o_training.wandb_log import mirrored, require_wandb
 from wheel_leg_driver.robot import Robot, load_robot
 
 #: What a resumed run may change: how long it goes on, and what it logs. Anything else would be another run.
 RESUMABLE = ("updates", "time_limit_s", "log", "dataset")
-#: The first asks for a checkpoint and the end, the second changes nothing, this one gives the checkpoint up.
-CTRL_C_TO_ABORT = 3
 
 
 def command(argv: Sequence[str]) -> int:
@@ -42,32 +42,71 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("config", nargs="?", help="name in config/training, or a YAML file; not with --resume")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run folder; updates=N trains it longer")
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with this run, or all seeds in this folder; updates=N trains it longer",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N|A-B", help="train seeds 0 to N-1, or A to B, a process each: RUN/seed-A …"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="seeds at once; default: as many as processors")
+    args = parser.parse_intermixed_args(argv)
     overrides = list(args.overrides)
+    if args.config is not None and args.resume is not None:
+        overrides.insert(0, args.config)
+    several = args.seeds is not None or (args.resume is not None and is_folder_of_seeds(args.resume))
+    _require_options(args, overrides, several)
+    jobs = processors() if args.jobs is None else args.jobs
+    if args.resume is not None and several:
+        return train_seeds(unfinished(Path(args.resume), overrides), Path(args.resume), jobs)
     if args.resume is not None:
-        if args.config is not None:
-            overrides.insert(0, args.config)
         directory, info = _reopen(args.resume, overrides)
     else:
         if args.config is None:
             parser.error("give a configuration, e.g. h2o_plus, or --resume RUN")
         directory, info = None, None
     config = info.config if info is not None else load_train_config(args.config, overrides)
+    seeds = [] if args.seeds is None else parse_seeds(args.seeds)
+    require_wandb(config.log)
     _prepare_torch(config.device)
     robot = load_robot(config.robot)
     _require_a_control_step(config, robot)
     dataset = _load_dataset(config, robot)
     contract = info.contract if info is not None else _contract(config, robot, dataset)
+    if dataset is not None and config.check_twin and info is None:
+        require_twin_fits(dataset, str(config.dataset), robot, config.twin)
     trainer = Trainer(config, robot, contract, dataset)
+    if seeds:
+        # Made to find what is wrong before any process starts; each seed makes its own.
+        del trainer
+        folder = Path(config.run or f"runs/{config.algorithm}-{contract.task.name}")
+        return train_seeds(begin(config, folder, seeds), folder, jobs)
     if directory is None or info is None:
         directory = RunDirectory(config.run or f"runs/{config.algorithm}-{contract.task.name}-{config.seed}")
-        directory.create(RunInfo(config, contract, _provenance(config, trainer, dataset)))
+        info = RunInfo(config, contract, _provenance(config, trainer, dataset))
+        directory.create(info)
     else:
         _require_same(info, trainer, robot, dataset)
         trainer.load_state_dict(directory.load_checkpoint(config.device))
         directory.write_info(info)
-    return _train(trainer, directory)
+    with mirrored(info, directory.path):
+        return _train(trainer, directory)
+
+
+def _require_options(args: argparse.Namespace, overrides: Sequence[str], several: bool) -> None:
+    """Raise where options exclude one another."""
+    if args.seeds is not None and args.resume is not None:
+        raise ConfigError(f"--resume {args.resume} goes on with the seeds that are there: leave --seeds out")
+    if args.jobs is not None and (args.jobs < 1 or not several):
+        raise ConfigError(f"--jobs {args.jobs}: give 1 or more, and only together with several seeds (--seeds)")
+    own = [override for override in overrides if override.startswith("seed=")]
+    if own and args.seeds is not None:
+        raise ConfigError(f"{own[0]} and --seeds {args.seeds} both say which seeds: leave one of them out")
+    for override in overrides if args.resume is not None else ():
+        key = override.partition("=")[0].partition(".")[0]
+        if key not in RESUMABLE:
+            raise ConfigError(f"{override!r} would make it another run; a resumed one takes {', '.join(RESUMABLE)}")
 
 
 def _train(trainer: Trainer, directory: RunDirectory) -> int:
@@ -75,11 +114,11 @@ def _train(trainer: Trainer, directory: RunDirectory) -> int:
     config = trainer.config
     console = Console(stderr=True)
     print(f"{config.algorithm}, task {trainer.contract.task.name}, seed {config.seed} -> {directory.path}")
-    with _progress_bar(console) as bar, _stop_on_signal() as stopped:
+    with _progress_bar(console) as bar, stop_on_signal() as stopped:
         task = bar.add_task("", total=config.updates, completed=trainer.agent.updates, line="starting")
 
         def report(progress: run_dir.Progress) -> None:
-            bar.update(task, completed=progress.update, line=progress_line(progress))
+            bar.update(task, completed=progress.update, line=progress.line())
 
         final = trainer.run(directory, report, stopped)
     if final.state == "interrupted":
@@ -97,17 +136,6 @@ def _train(trainer: Trainer, directory: RunDirectory) -> int:
     return 0
 
 
-def progress_line(progress: run_dir.Progress) -> str:
-    """Say in a few words how a run is doing: updates/s, return, losses of Q and V, mean ratio."""
-    parts = [f"{progress.updates_per_s:.0f}/s"]
-    if progress.episode_return is not None:
-        parts.append(f"return {progress.episode_return:.0f}")
-    for label, name in (("Q", "loss/critic"), ("V", "loss/value"), ("ratio", "ratio/weight")):
-        if name in progress.metrics:
-            parts.append(f"{label} {progress.metrics[name]:.2g}")
-    return " ".join(parts)
-
-
 def _progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("train"),
@@ -118,34 +146,6 @@ def _progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a callable that answers whether Ctrl-C (or SIGTERM) has come; a third Ctrl-C stops at once.
-
-    A round of updates must not be cut in the middle, or the checkpoint would not be a state of the run. An impatient
-    second Ctrl-C, or a supervisor's SIGTERM after it, must not cost the checkpoint either.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in numbers}
-    seen = False
-    interrupts = 0
-
-    def remember(number: int, _frame: object) -> None:
-        nonlocal seen, interrupts
-        seen = True
-        interrupts += number == signal.SIGINT
-        if interrupts == CTRL_C_TO_ABORT:
-            raise KeyboardInterrupt
-
-    for number in numbers:
-        signal.signal(number, remember)
-    try:
-        yield lambda: seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _prepare_torch(device: str) -> None:
@@ -229,10 +229,6 @@ def _reopen(run: str, overrides: list[str]) -> tuple[RunDirectory, RunInfo]:
     info = directory.read_info()
     if not directory.has_checkpoint():
         raise UserError(f"{run} was stopped before its first checkpoint: start it anew")
-    for override in overrides:
-        key = override.partition("=")[0].partition(".")[0]
-        if key not in RESUMABLE:
-            raise ConfigError(f"{override!r} would make it another run; a resumed one takes {', '.join(RESUMABLE)}")
     config = from_mapping(TrainConfig, apply_overrides(to_mapping(info.config), overrides), run)
     if config.dataset is not None and not Path(config.dataset).is_file():
         raise DataError(

@@ -59,6 +59,7 @@ class Shaping:
             value = getattr(self, name)
             require(value is None or 0.0 < value < math.inf, name, "be positive and finite, or null for none", value)
 
+
 @dataclass(frozen=True)
 class CollectConfig:
     """How updates and simulation alternate: `steps` control steps of every simulated robot, then `updates` updates.
@@ -82,6 +83,26 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """An emulated robot on which the policy is judged at each evaluation, in lock-step; people see it, training never.
+
+    Attributes:
+        robot: name or path of a robot with a plant and the policy's interface.
+        episodes: from the same perturbed starts each time.
+        seconds: length of each; 120 s of episodes take about as long as some thousand updates.
+    """
+
+    robot: str
+    episodes: int = 4
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        require_count("judge.episodes", self.episodes)
+        valid = 0.0 < self.seconds <= LONGEST_EPISODE_S
+        require(valid, "judge.seconds", f"be positive and at most {LONGEST_EPISODE_S:g}", self.seconds)
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """How often what is written, in updates.
 
@@ -90,14 +111,19 @@ class LogConfig:
         evaluate_every: evaluation of the deterministic policy on the twin.
         evaluate_s: length of such an evaluation, simulated seconds.
         checkpoint_every: checkpoint to resume from; one more is written at the end and on Ctrl-C.
+        judge: emulated robot on which the policy is judged at each evaluation; null for none.
+        wandb: project on Weights & Biases that gets the TensorBoard log too; null for none.
     """
 
     every: int = 500
     evaluate_every: int = 10_000
     evaluate_s: float = 10.0
     checkpoint_every: int = 10_000
+    judge: JudgeConfig | None = None
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
+        require(self.wandb != "", "log.wandb", "name a project, or be null", self.wandb)
         for name in ("every", "evaluate_every", "checkpoint_every"):
             require_count(f"log.{name}", getattr(self, name))
         valid = 0.0 < self.evaluate_s <= LONGEST_EPISODE_S
@@ -139,6 +165,7 @@ class TrainConfig:
         extraction: weighted regression of the policy (iql, sql, eql, xql).
         cql, h2o, h2o_plus, darc: what only that algorithm has (darc: darc_plus too).
         twin: simulator to learn in and to be evaluated on.
+        check_twin: refuse a dataset that cannot be of the robot whose twin it is: other units, signs or time step.
         collect: how simulation and updates alternate.
         log: what is written how often.
     """
@@ -175,6 +202,7 @@ class TrainConfig:
     h2o_plus: H2oPlusConfig | None = None
     darc: DarcConfig | None = None
     twin: TwinConfig = field(default_factory=TwinConfig)
+    check_twin: bool = True
     collect: CollectConfig = field(default_factory=CollectConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -240,7 +268,7 @@ def learned_task(config: TrainConfig, task: Task) -> Task:
 
 
 def load_train_config(name_or_path: str, overrides: Sequence[str]) -> TrainConfig:
-    """Load `config/training/<name>.yaml` (or a path) with the files it names as `base`, and `key=value` overrides on top.
+    """Load `config/training/<name>.yaml` (or a path) with the files it names as `base`, and overrides on top.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (names the nearest) or a value that cannot be.

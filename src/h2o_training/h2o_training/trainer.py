@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from h2o_control.contract import PolicyContract, Task
-from h2o_control.errors import ConfigError, UserError
+from h2o_control.errors import ConfigError
 from h2o_training.algorithms import make_agent
 from h2o_training.collector import Collector, Scaling, evaluate_on_twin
 from h2o_training.dataset import Dataset
+from h2o_training.divergence import DivergenceWatch, TrainingDivergedError, require_finite, what_is_left
+from h2o_training.metrics_log import TENSORBOARD
 from h2o_training.noise import Noise
 from h2o_training.replay import Replay
 from h2o_training.run_dir import Progress, RunDirectory
@@ -26,16 +28,14 @@ from h2o_training.twin import make_twin
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from h2o_training.judge_while_training import Judge
 from wheel_leg_driver.robot import Robot
 
 #: More of the real data than this beyond the training's limits means that the limits are wrong.
 LARGEST_SHARE_OUTSIDE = 0.05
 #: Robots in one evaluation on the twin.
 EVALUATION_ENVS = 16
-
-
-class TrainingDivergedError(UserError):
-    """A loss or a value is no finite number any more."""
 
 
 class Trainer:
@@ -82,6 +82,14 @@ class Trainer:
                 config.collect.episode_s,
                 Noise(self.generator),
             )
+        self._watch = DivergenceWatch(config.discount, self._largest_reward)
+        self._judge: Judge | None = None
+        if config.log.judge is not None:
+            from h2o_training import judge_while_training  # brings simulator and ONNX: only where it is used
+
+            self._judge = judge_while_training.Judge(config.log.judge, contract)
+        #: Time that the training took so far, over all sessions of a resumed run.
+        self.trained_s = 0.0
 
     def _load_real(self, dataset: Dataset, learned: Task) -> Replay:
         """Put the dataset into a buffer the way the learner sees it, and fit what is fitted to data."""
@@ -128,13 +136,15 @@ class Trainer:
             stop: asked between rounds; true writes a checkpoint and returns with state "interrupted".
 
         Raises:
-            TrainingDivergedError: a loss is not finite; the last checkpoint is left as it was.
+            TrainingDivergedError: training diverged; the last checkpoint is left as it was.
         """
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only where it is used
 
         config, agent = self.config, self.agent
-        writer = SummaryWriter(str(directory.path / "tensorboard"), purge_step=agent.updates)
-        started = time.monotonic()
+        # What a session before has logged beyond its checkpoint is logged again; what belongs to the checkpoint is not.
+        writer = SummaryWriter(str(directory.path / TENSORBOARD), purge_step=agent.updates + 1)
+        started, before_s = time.monotonic(), self.trained_s
+        saved = agent.updates if directory.has_checkpoint() else None
         clock = _Speed(agent.updates)
         progress = Progress(agent.updates, config.updates)
         last_report = last_write = -math.inf
@@ -154,11 +164,15 @@ class Trainer:
                     progress = self._log(progress, metrics, writer)
                 if _passed(before, after, config.log.evaluate_every):
                     progress = self._evaluate(progress, writer)
-                if _passed(before, after, config.log.checkpoint_every):
-                    directory.save_checkpoint(self.state_dict())
+                self.trained_s = before_s + time.monotonic() - started
+                # The last good checkpoint stays while nobody knows whether this one would be.
+                if _passed(before, after, config.log.checkpoint_every) and not self._watch.doubtful:
+                    saved = self._save(directory)
                 speed = clock.update(after)
                 remaining = (config.updates - after) / speed if speed > 0 else 0.0
-                progress = dataclasses.replace(progress, update=after, updates_per_s=speed, remaining_s=remaining)
+                progress = dataclasses.replace(
+                    progress, update=after, updates_per_s=speed, remaining_s=remaining, trained_s=self.trained_s
+                )
                 now = time.monotonic()
                 if now - last_report > 0.5:
                     last_report = now
@@ -170,33 +184,45 @@ class Trainer:
                 state = "finished"
             if state == "finished":
                 progress = self._evaluate(progress, writer)
-            directory.save_checkpoint(self.state_dict())
+            self.trained_s = before_s + time.monotonic() - started
+            self._save(directory)
+        except TrainingDivergedError as error:
+            state = "failed"
+            raise TrainingDivergedError(f"{error}. {what_is_left(directory.path, saved, config)}") from None
         finally:
-            progress = dataclasses.replace(progress, update=agent.updates, state=state, remaining_s=0.0)
+            progress = dataclasses.replace(
+                progress, update=agent.updates, trained_s=self.trained_s, state=state, remaining_s=0.0
+            )
             directory.write_progress(progress)
             report(progress)
             writer.close()
         return progress
 
     def round(self) -> dict[str, Tensor]:
-        """Collect and update once (CollectConfig); returns the metrics of the last update.
+        """Collect and update once (CollectConfig); returns the latest value of each metric.
 
         Raises:
-            TrainingDivergedError: naming each metric that is not finite.
+            TrainingDivergedError: naming the first update at which something was wrong, and what.
         """
         config, agent = self.config, self.agent
         if self.collector is not None and self.replay is not None:
             self.collector.collect(agent.policy, self.replay, config.collect.steps)
-        metrics: dict[str, Tensor] = {}
-        for _ in range(min(config.collect.updates, config.updates - agent.updates)):
-            metrics.update(agent.update(self.real, self.replay, self.generator))
-        bad = [name for name, value in metrics.items() if not math.isfinite(value.item())]
-        if bad:
-            raise TrainingDivergedError(
-                f"training diverged by update {agent.updates}: {', '.join(bad)} is not finite; lower learning_rate "
-                f"(now {config.learning_rate:g}) or reward_scale (now {config.reward_scale:g}), and look at the data"
-            )
-        return metrics
+        first, count = agent.updates + 1, min(config.collect.updates, config.updates - agent.updates)
+        history = [agent.update(self.real, self.replay, self.generator) for _ in range(count)]
+        self._watch.check(history, first)
+        return {name: value for metrics in history for name, value in metrics.items()}
+
+    def _largest_reward(self) -> float:
+        """Largest |reward| that there is to learn from now."""
+        stored = [replay.all().reward for replay in (self.real, self.replay) if replay is not None]
+        return max((rewards.abs().max().item() for rewards in stored if len(rewards)), default=0.0)
+
+    def _save(self, directory: RunDirectory) -> int:
+        """Write the checkpoint, unless it would be one of a training that has diverged; returns its update."""
+        state = self.state_dict()
+        require_finite(state["agent"], self.agent.updates)
+        directory.save_checkpoint(state)
+        return self.agent.updates
 
     def _log(self, progress: Progress, metrics: dict[str, Tensor], writer: SummaryWriter) -> Progress:
         values = {name: float(value) for name, value in metrics.items()}
@@ -210,10 +236,13 @@ class Trainer:
         return progress
 
     def _evaluate(self, progress: Progress, writer: SummaryWriter) -> Progress:
+        require_finite(self.agent.state_dict(), self.agent.updates)
         result = self.evaluate()
-        for name, value in result.items():
-            writer.add_scalar(f"evaluation/{name}", value, self.agent.updates)
-        return dataclasses.replace(progress, evaluation=result)
+        judged = None if self._judge is None else self._judge(self.agent.averaged_policy, self.scaling)
+        for group, values in (("evaluation", result), ("judge", judged or {})):
+            for name, value in values.items():
+                writer.add_scalar(f"{group}/{name}", value, self.agent.updates)
+        return dataclasses.replace(progress, evaluation=result, judged=judged)
 
     def evaluate(self) -> dict[str, float]:
         """Judge the policy that would be exported, on a twin of its own with always the same initial states."""
@@ -234,6 +263,7 @@ class Trainer:
             "updates": self.agent.updates,
             "optimiser": self.agent.optimiser.state_dict(),
             "scaling": self.scaling.state_dict(),
+            "trained_s": self.trained_s,
             **simulated,
             # As CPU bytes whatever the device: that is what a generator takes back.
             "generator": self.generator.get_state().cpu(),
@@ -245,6 +275,7 @@ class Trainer:
         self.agent.updates = int(state["updates"])
         self.agent.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.scaling.load_state_dict(state["scaling"])
+        self.trained_s = float(state["trained_s"])
         if self.replay is not None and self.collector is not None:
             self.replay.load_state_dict(state["replay"])
             self.collector.load_state_dict(state["collector"])

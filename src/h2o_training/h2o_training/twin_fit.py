@@ -178,5 +178,6 @@ def twin_answers(dataset: Dataset, robot: Robot, config: TwinConfig) -> dict[str
 
 def _held(robot: Robot, effects: Effects, windows: Windows, torque_nm: float, config: TwinConfig) -> FloatArray:
     held = Windows(windows.states, windows.past_nm, np.full_like(windows.torque_nm, torque_nm), windows.recording)
-    path: FloatArray = predict(robot, effects, held, {"torque_factor": np.array([effects.torque_factor])}, config.kind)
-    return path[0]
+    paths = predict(robot, effects, held, {"torque_factor": np.array([effects.torque_factor])}, config.kind)
+    path: FloatArray = paths[0]
+    return path
