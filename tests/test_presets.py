@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from h2o_control import cli
@@ -17,9 +18,11 @@ from h2o_control.config import to_mapping
 from h2o_control.contract import TASKS
 from h2o_control.errors import ConfigError
 from h2o_training import algorithm_config, train_config
+from h2o_training.algorithms import make_agent
 from h2o_training.algorithms_cli import meanings, presets, rows
 from h2o_training.catalogue import CATALOGUE
 from h2o_training.layered_yaml import load_layered
+from h2o_training.replay import Replay
 from h2o_training.train_config import learned_task, load_train_config
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +133,33 @@ def test_shipped_presets_train_for_the_reward_that_was_measured(
 def test_paper_presets_keep_the_task_as_it_is(name: str) -> None:
     config = load_train_config(name, ())
     assert all(learned_task(config, task) == task for task in TASKS.values())
+
+
+def transitions(seed: int) -> Replay:
+    generator = torch.Generator().manual_seed(seed)
+    replay = Replay(300, 4, 1)
+    before, after = (torch.randn(300, 4, generator=generator) for _ in range(2))
+    action = 2.0 * torch.rand(300, 1, generator=generator) - 1.0
+    replay.add(before, action, torch.randn(300, generator=generator), after, torch.rand(300, generator=generator) < 0.1)
+    return replay
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_updates_its_policy_and_stays_finite(name: str) -> None:
+    config = load_train_config(name, ())
+    entry = CATALOGUE[config.algorithm]
+    torch.manual_seed(0)
+    agent = make_agent(config, 4, smoothness=config.shaping_of(TASKS["stand"]).smoothness)
+    agent.start()
+    real = transitions(1) if entry.uses_real else None
+    simulated = transitions(2) if entry.uses_simulated else None
+    if real is not None:
+        agent.fit(real.all())
+    before = agent.policy.head.weight.clone()
+    for _ in range(3):
+        metrics = agent.update(real, simulated, torch.Generator().manual_seed(0))
+        assert all(torch.isfinite(value) for value in metrics.values())
+    assert not torch.equal(agent.policy.head.weight, before)
 
 
 def quoted() -> dict[tuple[str, str], Any]:
