@@ -47,6 +47,7 @@ from wheel_leg_driver.calibration import load_calibration
 from wheel_leg_driver.core import DriverCore, Exploration, RefusedError
 from wheel_leg_driver.diagnostics import Reporter
 from wheel_leg_driver.estimator import Estimator
+from wheel_leg_driver.kernel_workers import KernelWorkers
 from wheel_leg_driver.limits import Limits
 from wheel_leg_driver.messages import Messages
 from wheel_leg_driver.protocol import CommandFlag, Telemetry
@@ -63,6 +64,9 @@ PARAMETERS = (
     Parameter("attitude_time_constant_s", 2.0, "of the complementary filter, s", 0.05, 60.0),
     Parameter("auto_activate", False, "configure and activate at start; it still never arms by itself"),
     *REALTIME_PARAMETERS,
+    Parameter(
+        "raise_kernel_workers", True, "with a priority: give the kernel's workers that serve the port one more, if allowed"
+    ),
     *(
         Parameter(f.name, f.default, f.metadata["description"], f.metadata.get("low"), f.metadata.get("high"))
         for f in dataclasses.fields(Limits)
@@ -95,6 +99,7 @@ class DriverNode(LifecycleNode):
         self._core: DriverCore | None = None
         self._link: Backend | None = None
         self._thread: threading.Thread | None = None
+        self._workers: KernelWorkers | None = None
         self._running = False
         self._clock_map = ClockMap()
         self._wall = WallStamp()
@@ -113,12 +118,23 @@ class DriverNode(LifecycleNode):
         # The control thread inherits this.
         for refused in make_real_time(self):
             self.get_logger().warning(refused)
+        self._workers = self._kernel_workers()
         self._join_graph()
         if value(self, "auto_activate"):
             for transition in (self.trigger_configure, self.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     raise self._error or UserError("the driver could not be activated")
         self._lane = HotLane(self, JointState, topics.WHEEL_TORQUE, self._on_torque, STREAM_QOS)
+
+    def _kernel_workers(self) -> KernelWorkers | None:
+        priority = value(self, "priority")
+        if priority <= 0 or not value(self, "raise_kernel_workers"):
+            return None
+        workers = KernelWorkers(min(priority + 1, 99))
+        if refused := workers.keep():
+            self.get_logger().warning(refused)
+            return None
+        return workers
 
     def _join_graph(self) -> None:
         """Create what stays for the node's life: configured twice, it must not answer twice."""
@@ -242,6 +258,8 @@ class DriverNode(LifecycleNode):
         if self._lane is not None:
             self._lane.stop()
             self._lane = None
+        if self._workers is not None:
+            self._workers.restore()
         super().destroy_node()
 
     def _fail(self, error: UserError) -> TransitionCallbackReturn:
@@ -508,6 +526,8 @@ class DriverNode(LifecycleNode):
             pass
 
     def _report(self) -> None:
+        if self._workers is not None:
+            self._workers.keep()
         core = self._core
         if core is None:
             return
