@@ -27,7 +27,7 @@ from h2o_training.replay import Batch, Drawn
 from h2o_training.train_config import TrainConfig
 from plain_losses import PLAIN, Case, Tape
 
-EXAMPLES = 6
+EXAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def drawn_settings(draw: Any, variant: Variant) -> dict[str, Any]:
     if "value" in groups:
         config["value"] = ValueConfig(
             backbone=variant.backbone,
-            expectile=draw(share(0.05, 0.95)),
+            # Exact in single precision, in which torch keeps such constants, as is 1 less this.
+            expectile=draw(st.integers(1, 63)) / 64,
             temperature=draw(share(0.2, 5.0)),
             exponent_clip=draw(st.sampled_from([0.3, 5.0])),
             layers=(5, 4),
@@ -192,7 +193,7 @@ def gradients(loss: torch.Tensor, parameters: list[torch.nn.Parameter]) -> list[
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10, msg=lambda found: f"{what}: {found}")
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10, msg=lambda found: f"{what}: {found}")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
