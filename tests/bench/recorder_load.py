@@ -51,7 +51,7 @@ def recorder_cpu(
     Raises:
         RuntimeError: the recorder did not come to record.
     """
-    environment = {**os.environ, **{k: os.environ.get(k, v) for k, v in middleware.DEFAULTS.items()}}
+    environment = {**os.environ, **middleware.defaults(os.environ)}
     with tempfile.TemporaryDirectory(prefix="recorder_load_") as folder:
         bag = Path(folder) / "b"
         given = [word for text in (f"bag:={bag}", "auto_start:=true", *parameters) for word in ("-p", text)]
