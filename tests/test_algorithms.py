@@ -233,7 +233,7 @@ def test_tuned_temperature_brings_the_policy_to_the_wanted_entropy():
             return -learner.policy.sample(observation, noise)[1].mean().item()
 
     start = entropy()
-    update(learner, times=1500)
+    update(learner, times=800)
     assert abs(entropy() - wanted) < 0.25 < abs(start - wanted)
 
 
