@@ -25,7 +25,8 @@ from h2o_training.algorithms import make_agent
 from h2o_training.catalogue import CATALOGUE
 from h2o_training.replay import Batch, Drawn
 from h2o_training.train_config import TrainConfig
-from plain_losses import PLAIN, Case, Tape
+from plain_losses import PLAIN
+from plain_parts import Case, Tape
 
 EXAMPLES = 12
 
