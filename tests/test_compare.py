@@ -17,7 +17,7 @@ from h2o_control import cli
 from h2o_control.contract import PolicyContract, get_task
 from h2o_control.errors import ContractError, DataError
 from h2o_training.compare import find_runs, group_curve, groups, mean_band, read_run
-from h2o_training.compare_page import content, table
+from h2o_training.compare_page import content, twin_table
 from h2o_training.metrics_log import read_curves
 from h2o_training.run_dir import Progress, RunDirectory, RunInfo
 from h2o_training.train_config import load_train_config
@@ -69,8 +69,8 @@ def test_runs_that_differ_by_their_seed_only_are_one_group_with_mean_and_interva
     # Three draws out of (0, 0, 3): their mean is 0 with 8/27, 3 with 1/27, so that 95 % reach from 0 to 3.
     np.testing.assert_allclose((curve.band.low[1], curve.band.high[1]), (0.0, 3.0))
     np.testing.assert_allclose((curve.band.low[0], curve.band.high[0]), (5.0, 5.0))
-    (row,) = table([group]).rows
-    assert row[:5] == ["SAC", "0-2", "200", "50 % [50 %, 50 %]", "1 [0, 3]"]
+    (row,) = twin_table([group]).rows
+    assert row[:5] == ["SAC", "0-2", "200", "50%\n[50%, 50%]", "1\n[0, 3]"]
     assert row[-2:] == ["50", "4 s"]
 
 
@@ -85,7 +85,7 @@ def test_two_seeds_have_no_interval_and_both_values_are_told(tmp_path: Path) -> 
     for seed, last in enumerate((4.0, 6.0)):
         made_run(tmp_path / str(seed), seed, (last,))
     these = compared(tmp_path)
-    assert table(these).rows[0][4] == "4, 6"
+    assert twin_table(these).rows[0][4] == "4, 6"
     latest = content(these)["groups"][0]["latest"]["evaluation/return"]
     assert (latest["mean"], latest["values"]) == (5.0, [4.0, 6.0])
     assert np.isnan(latest["low"])
@@ -126,8 +126,8 @@ def test_an_unfinished_run_is_marked_and_ends_the_curve_of_its_group(tmp_path: P
     made_run(tmp_path / "0", 0, (1.0, 2.0, 3.0))
     made_run(tmp_path / "1", 1, (1.0,), state="failed")
     these = compared(tmp_path)
-    data = table(these)
-    assert data.rows[0][1:3] == ["0-1*", "100 to 300"]
+    data = twin_table(these)
+    assert data.rows[0][1:3] == ["0-1*", "100 to\n300"]
     assert "SAC, seed 1: failed at update 100" in data.note
     curve = group_curve(these[0], "evaluation/return")
     assert curve is not None
@@ -136,7 +136,7 @@ def test_an_unfinished_run_is_marked_and_ends_the_curve_of_its_group(tmp_path: P
 
 def test_a_run_that_was_never_evaluated_has_no_numbers(tmp_path: Path) -> None:
     made_run(tmp_path / "0", 0, (), state="interrupted")
-    assert table(compared(tmp_path)).rows[0][3:5] == ["–", "–"]
+    assert twin_table(compared(tmp_path)).rows[0][3:5] == ["–", "–"]
 
 
 def test_a_resumed_run_has_each_update_once_and_loses_none(tmp_path: Path) -> None:

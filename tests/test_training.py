@@ -135,7 +135,7 @@ def test_onnx_answers_as_the_trained_policy_and_carries_its_provenance(tmp_path,
     source = deployed.provenance
     assert source["seed"] == 0
     assert source["updates"] == 40
-    assert source["config"]["h2o"]["lambda_v"] == 0.1
+    assert source["config"]["h2o_plus"]["lambda_v"] == 0.1
     assert len(source["dataset"]["sha256"]) == 64
     assert source["dataset"]["provenance"] == {"kind": "test"}
     assert source["twin"]["kind"] == "closed_form"
@@ -305,9 +305,9 @@ def test_episode_shorter_than_a_control_step_is_refused(tmp_path, capsys):
     ("content", "word"),
     [
         ("{", "not JSON"),
-        ("[]", "format 1"),
-        ('{"format": 1}', "no config, interface, task, provenance"),
-        ('{"format": 1, "config": {}, "interface": {}, "task": {}, "provenance": 3}', "provenance"),
+        ("[]", "format 2"),
+        ('{"format": 2}', "no config, interface, task, provenance"),
+        ('{"format": 2, "config": {}, "interface": {}, "task": {}, "provenance": 3}', "provenance"),
     ],
 )
 def test_damaged_run_json_is_status_2(tmp_path, capsys, content, word):

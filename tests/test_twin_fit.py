@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from h2o_control import cli
-from h2o_control.contract import TASKS
+from h2o_control.contract import TASKS, Interface
 from h2o_control.errors import DataError
+from h2o_training.action_lag import action_lag
 from h2o_training.dataset import Dataset
+from h2o_training.dataset_build import build_dataset
+from h2o_training.dataset_log import import_logs
 from h2o_training.driving import drive
 from h2o_training.twin import TwinConfig
-from h2o_training.twin_fit import require_twin_fits, twin_answers
+from h2o_training.twin_fit import recorded_answer, require_twin_fits, twin_answers
+from make_golden_bags import GOLDEN
 from wheel_leg_driver.robot import load_robot
 from wheel_leg_driver.sagittal import linearise
 
 STAND = TASKS["stand"]
+REAL_LOG = Path(__file__).resolve().parents[2] / "shared" / "data" / "robot_log"
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +114,26 @@ def test_training_refuses_what_does_not_fit_unless_told_otherwise(driven, tmp_pa
     assert "opposite sign" in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
     assert cli.main([*words, f"run={tmp_path / 'trained'}", "check_twin=false", "log.evaluate_s=0.1"]) == 0
+
+
+@pytest.mark.parametrize("bag", ["ideal", "worn", "hard", "carpet", "policy"])
+def test_recordings_of_all_shipped_robots_pass_with_the_nominal_twin(bag: str) -> None:
+    data = build_dataset([GOLDEN / bag], STAND)
+    require_twin_fits(data, bag, load_robot("ideal"), TwinConfig())
+
+
+def test_what_the_data_say_is_what_the_equations_say_where_the_twin_is_right() -> None:
+    data, robot = build_dataset([GOLDEN / "ideal"], STAND), load_robot("ideal")
+    answers = twin_answers(data, robot, TwinConfig())
+    assert answers is not None
+    for response, answer in answers.items():
+        assert recorded_answer(data, action_lag(data, response)) == pytest.approx(answer.step, rel=0.05)
+
+
+@pytest.mark.skipif(not REAL_LOG.is_dir(), reason="the real robot's log (../shared/data/robot_log) is not here")
+@pytest.mark.parametrize("robot", ["ideal", "carpet"])
+def test_the_real_robots_log_passes(robot: str) -> None:
+    columns = ("x", "v", "theta", "theta_dot", "tau", "done")
+    logs = [REAL_LOG / f"standing_{part}.txt.gz" for part in "ab"]
+    data = import_logs(logs, columns, Interface(), STAND).dataset
+    require_twin_fits(data, "the log", load_robot(robot), TwinConfig())

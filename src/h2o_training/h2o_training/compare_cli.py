@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from h2o_training.compare import find_runs, groups, read_run
-from h2o_training.compare_page import content, default_folder, page
+from h2o_training.compare_page import content, default_folder, page, tables
 from h2o_training.judging import write_json
 
 
@@ -34,6 +34,7 @@ def command(argv: Sequence[str]) -> int:
     write_json(folder / "compare.json", content(these))
     whole = page(these)
     target = whole.write(folder / "report.html")
-    console.print(whole.tables[0].rich())
+    for table in tables(these):
+        console.print(table.rich())
     console.print(f"report: {target}", soft_wrap=True, highlight=False)
     return 0

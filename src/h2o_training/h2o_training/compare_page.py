@@ -32,31 +32,27 @@ DRAWN = (
 )
 
 
-def table(these: Sequence[Group]) -> TableData:
-    """One row a group: how far it came, what its policies are worth, how long it took."""
-    robots = judged_on(these)
-    judge_columns = [f"{what} ({robot})" for robot in robots for what in ("stood", "return")]
-    columns = ["algorithm", "seeds", "updates", "stood (twin)", "return (twin)", *judge_columns, "updates/s", "time"]
+def tables(these: Sequence[Group]) -> list[TableData]:
+    """How far each group came and what its policies are worth on the twin; then the same on each emulated robot."""
+    return [twin_table(these), *(judge_table(these, robot) for robot in judged_on(these))]
+
+
+def twin_table(these: Sequence[Group]) -> TableData:
+    """One row a group: how far it came, how its policies do on the twin, how long it took."""
+    columns = ["algorithm", "seeds", "updates", "stood (twin)", "return (twin)", "updates/s", "time"]
     rows, unfinished = [], []
     for group in these:
-        cells = [_values(group.last(f"{EVALUATION}/survived"), _percent)]
-        cells.append(_values(group.last(f"{EVALUATION}/return"), _whole))
-        for robot in robots:
-            here = _judge(group) == robot
-            for tag, form in (("survived", _percent), ("return", _whole)):
-                cells.append(_values(group.last(f"{JUDGE}/{tag}"), form) if here else "–")
         left = [run for run in group.runs if not run.finished]
         unfinished += [_where(group, run.seed, run.progress.state, run.progress.update) for run in left]
-        speeds = np.array([run.updates_per_s for run in group.runs])
-        seconds = np.array([run.progress.trained_s or math.nan for run in group.runs])
         rows.append(
             [
                 group.label,
                 _seeds([run.seed for run in group.runs]) + ("*" if left else ""),
                 _range([run.progress.update for run in group.runs]),
-                *cells,
-                _mean(speeds, _whole),
-                _mean(seconds, _duration),
+                _values(group.last(f"{EVALUATION}/survived"), _percent),
+                _values(group.last(f"{EVALUATION}/return"), _whole),
+                _mean(np.array([run.updates_per_s for run in group.runs]), _whole),
+                _mean(np.array([run.progress.trained_s or math.nan for run in group.runs]), _duration),
             ]
         )
     lengths = {f"{run.info.config.log.evaluate_s:g} s" for group in these for run in group.runs}
@@ -69,6 +65,18 @@ def table(these: Sequence[Group]) -> TableData:
         note += f" * not finished: {'; '.join(unfinished)}."
     count = sum(len(group.runs) for group in these)
     return TableData(f"{count} training run{'' if count == 1 else 's'}, {_task(these)}", columns, rows, note)
+
+
+def judge_table(these: Sequence[Group], robot: str) -> TableData:
+    """One row a group that was judged on this emulated robot while it trained."""
+    columns = {"stood": ("survived", _percent), "stood for (s)": ("survival_s", _hundredth)}
+    columns |= {"return": ("return", _whole), "largest |x| (m)": ("x_abs_m", _hundredth)}
+    judged = [group for group in these if _judge(group) == robot]
+    rows = [
+        [group.label, *(_values(group.last(f"{JUDGE}/{tag}"), form) for tag, form in columns.values())]
+        for group in judged
+    ]
+    return TableData(f"Judged while training: emulated robot {robot}", ["algorithm", *columns], rows)
 
 
 def judged_on(these: Sequence[Group]) -> list[str]:
@@ -100,6 +108,7 @@ def curves_figure(these: Sequence[Group]) -> Any:
                     go.Scatter(
                         x=np.concatenate((x, x[::-1])),
                         y=factor * both,
+                        mode="lines",
                         fill="toself",
                         fillcolor=fill,
                         line={"width": 0},
@@ -125,7 +134,7 @@ def curves_figure(these: Sequence[Group]) -> Any:
                     **at,
                 )
                 named.add(label)
-        figure.update_yaxes(title_text=title, row=row, col=1, rangemode="tozero" if factor > 1 else "normal")
+        figure.update_yaxes(title_text=title, row=row, col=1, range=(-3, 103) if factor > 1 else None)
     figure.update_xaxes(gridcolor="rgba(0,0,0,0.09)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(0,0,0,0.09)", zerolinecolor="#bbb")
     figure.update_xaxes(title_text="updates", row=len(panels), col=1)
@@ -141,11 +150,10 @@ def curves_figure(these: Sequence[Group]) -> Any:
 
 def page(these: Sequence[Group]) -> Page:
     """Return the page: table, what the groups differ in, learning curves, where all of it comes from."""
-    main = table(these)
-    tables = [main]
+    shown = tables(these)
     rows = [[key, *values] for key, values in differences(these).items()]
     if rows:
-        tables.append(TableData("What they differ in", ["configuration key", *(g.label for g in these)], rows))
+        shown.append(TableData("What they differ in", ["configuration key", *(g.label for g in these)], rows))
     figure = curves_figure(these)
     robots = judged_on(these)
     judged = f" Emulated robot: {', '.join(robots)}; no training sees it." if robots else ""
@@ -156,7 +164,7 @@ def page(these: Sequence[Group]) -> Page:
     )
     provenance: dict[str, Any] = {str(run.path): _origin(group, run.seed) for group in these for run in group.runs}
     figures = [("Learning curves", figure)] if figure is not None else []
-    return Page(main.heading, lead, tables, figures, {**provenance, "created": now_utc(), "software": software()})
+    return Page(shown[0].heading, lead, shown, figures, {**provenance, "created": now_utc(), "software": software()})
 
 
 def content(these: Sequence[Group]) -> dict[str, Any]:
@@ -232,7 +240,8 @@ def _values(values: FloatArray, form: Callable[[float], str]) -> str:
     if len(known) < len(values) or len(values) < LEAST_SEEDS:
         return ", ".join(form(value) for value in values)
     band = mean_band(values[:, None])
-    return f"{form(band.mean[0])} [{form(band.low[0])}, {form(band.high[0])}]"
+    # On two lines in the terminal, where columns are narrow; on one in the page.
+    return f"{form(band.mean[0])}\n[{form(band.low[0])}, {form(band.high[0])}]"
 
 
 def _mean(values: FloatArray, form: Callable[[float], str]) -> str:
@@ -241,11 +250,15 @@ def _mean(values: FloatArray, form: Callable[[float], str]) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
+    return f"{100 * value:.0f}%" if math.isfinite(value) else "–"
 
 
 def _whole(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
+    return f"{value:.0f}" if math.isfinite(value) else "–"
+
+
+def _hundredth(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
 def _duration(seconds: float) -> str:
@@ -253,7 +266,7 @@ def _duration(seconds: float) -> str:
 
 
 def _range(numbers: Sequence[int]) -> str:
-    return f"{min(numbers):,}" if len(set(numbers)) == 1 else f"{min(numbers):,} to {max(numbers):,}"
+    return f"{min(numbers)}" if len(set(numbers)) == 1 else f"{min(numbers)} to\n{max(numbers)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -165,9 +165,10 @@ def train_seeds(todo: Sequence[Seed], folder: Path, jobs: int) -> int:
     if any(folder.glob(f"seed-*/{RUN}")):
         # Slow to import: only where it is used.
         from h2o_training.compare import find_runs, groups, read_run
-        from h2o_training.compare_page import table
+        from h2o_training.compare_page import tables
 
-        Console().print(table(groups([read_run(path) for path in find_runs([folder])])).rich())
+        for table in tables(groups([read_run(path) for path in find_runs([folder])])):
+            Console().print(table.rich())
     return status
 
 

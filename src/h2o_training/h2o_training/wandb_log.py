@@ -9,6 +9,7 @@ from pathlib import Path
 
 from h2o_control.config import to_mapping
 from h2o_control.contract import digest
+from h2o_control.errors import UserError
 from h2o_training.optional import require
 from h2o_training.run_dir import RunInfo
 from h2o_training.train_config import LogConfig
@@ -26,6 +27,9 @@ def mirrored(info: RunInfo, folder: Path) -> Iterator[None]:
 
     The log itself stays in the folder; a resumed run goes on in its own place on W&B. Whether it is sent at once, kept
     for `wandb sync` or neither is W&B's own setting (WANDB_MODE).
+
+    Raises:
+        UserError: W&B is not installed, or refuses the run (not logged in, say).
     """
     project = info.config.log.wandb
     if project is None:
@@ -33,15 +37,20 @@ def mirrored(info: RunInfo, folder: Path) -> Iterator[None]:
         return
     wandb = require("wandb", "wandb")
     folder = folder.resolve()
-    run = wandb.init(
-        project=project,
-        name=f"{folder.parent.name}/{folder.name}",
-        # Made from what a resumed run shares with its beginning and no other run has.
-        id=digest({"created": info.provenance["created"], "seed": info.config.seed, "run": info.config.run}),
-        resume="allow",
-        dir=str(folder),
-        config=to_mapping(info.config),
-        sync_tensorboard=True,
-    )
+    try:
+        run = wandb.init(
+            project=project,
+            name=f"{folder.parent.name}/{folder.name}",
+            # Made from what a resumed run shares with its beginning and no other run has.
+            id=digest({"created": info.provenance["created"], "seed": info.config.seed, "run": info.config.run}),
+            resume="allow",
+            dir=str(folder),
+            config=to_mapping(info.config),
+            sync_tensorboard=True,
+        )
+    except wandb.Error as error:
+        raise UserError(
+            f"Weights & Biases does not take the run: {error}; WANDB_MODE=offline keeps it in {folder} for `wandb sync`"
+        ) from error
     with run:
         yield
