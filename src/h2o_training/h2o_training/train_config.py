@@ -89,7 +89,7 @@ class JudgeConfig:
     Attributes:
         robot: name or path of a robot with a plant and the policy's interface.
         episodes: from the same perturbed starts each time.
-        seconds: length of each; 120 s of episodes take about as long as some thousand updates.
+        seconds: length of each; 20 s of a robot that stands take about 1 s.
     """
 
     robot: str
