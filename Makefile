@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := src/h2o_control src/wheel_leg_driver src/h2o_training
 
-.PHONY: help install demo test golden faults fuzz bench-data bench-kill bench-twin bench-sysid bench-hard bench-loop lint build lock clean
+.PHONY: help install demo test golden faults fuzz bench-data bench-kill bench-twin bench-sysid bench-hard bench-loop bench-ratio lint build lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ bench-kill: install ## The recorder killed a hundred times; writes docs/recorder
 
 bench-loop: install ## Latency of the control loop at 200, 500 and 1000 Hz beside a bare ping-pong (25 minutes, quiet machine)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_loop.py $(ARGS)
+
+bench-ratio: install ## The dynamics ratio and H2O's gap against data for which both are known; writes docs/ratio.md (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_ratio.py --page docs/ratio.md $(ARGS)
 
 bench-sysid: install ## Fifty robots drawn at random, driven for a minute each, identified: do the intervals hold? (30 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_sysid.py --jobs 2 --page docs/identification.md $(ARGS)

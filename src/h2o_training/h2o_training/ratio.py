@@ -10,7 +10,7 @@ from torch.nn import functional
 from h2o_training.algorithm_config import RatioConfig
 from h2o_training.nets import EnsembleMlp
 from h2o_training.noise import Noise
-from h2o_training.replay import Batch
+from h2o_training.replay import Batch, join
 
 
 class RatioEstimator(nn.Module):
@@ -54,7 +54,10 @@ class RatioEstimator(nn.Module):
         return self.log_ratio(batch).exp().clamp(self._config.clip_min, self._config.clip_max)
 
     def gap(self, batch: Batch, noise: Tensor, std: Tensor) -> Tensor:
-        """Dynamics gap u(s, a) = E log P̂/P over s' ~ N(s', std²) [B] of simulated transitions (H2O paper Eq. 7); no gradient.
+        """Dynamics gap u(s, a) = E log P̂/P [B] over next states around the simulated one; no gradient.
+
+        It stands for KL(P̂ ‖ P) (H2O paper, 4.2 and 4.4). Drawn wider than a control step moves the state it asks the
+        classifiers about steps that neither system makes, and follows nothing (docs/ratio.md).
 
         Args:
             batch: simulated transitions.
@@ -68,11 +71,17 @@ class RatioEstimator(nn.Module):
         log_ratio = self.log_ratio(Batch(observation, action, nothing, around, nothing))
         return -log_ratio.view(draws, -1).mean(0)
 
+    def classify(self, batch: Batch, noise: Noise | None = None) -> Tensor:
+        """Logits [2, B] of D_sas and D_sa; with `noise`, on inputs disturbed as while learning."""
+        inputs = self._inputs(batch)
+        if noise is not None:
+            inputs = inputs + self._config.noise_std * noise.normal(*inputs.shape)
+        heads = self._logits(inputs)
+        return torch.stack((heads[0] + heads[1], heads[1]))
+
     def loss(self, real: Batch, simulated: Batch, noise: Noise) -> Tensor:
         """Cross-entropy of both classifiers on real and simulated batches, each with noise on its inputs."""
-        inputs = torch.cat((self._inputs(real), self._inputs(simulated)))
-        heads = self._logits(inputs + self._config.noise_std * noise.normal(*inputs.shape))
-        logits = torch.stack((heads[0] + heads[1], heads[1]))
+        logits = self.classify(join(real, simulated), noise)
         n = len(real)
         return functional.softplus(-logits[:, :n]).mean(1).sum() + functional.softplus(logits[:, n:]).mean(1).sum()
 
