@@ -56,7 +56,7 @@ def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, A
 def draw(content: Content, folder: Path) -> None:
     """Draw all pictures into a folder."""
     results, bound = content["results"], content["run"]["settings"][SHIPPED]["logit_bound"]
-    figure, axes = _grid(2, 4, (11, 6))
+    figure, axes = _grid(2, 4, (11, 6.4))
     for line, (kind, title) in enumerate(KINDS.items()):
         for column, n in enumerate(DIMENSIONS):
             _ratio_panel(axes[line][column], results[f"{kind}/{n}"]["rows"], bound)
@@ -104,7 +104,7 @@ SHOWN_GAPS = ((SHIPPED, "steps"), (FINE, "steps"), (SHIPPED, "states"), (PAPER, 
 def _label(figure: Figure, axes: Any, x: str, y: str) -> None:
     figure.supxlabel(x)
     figure.supylabel(y)
-    axes[0][0].legend(fontsize="x-small", loc="upper left")
+    axes[0][0].legend(fontsize="x-small", loc="lower right")
 
 
 def _reliability_panel(axes: Axes, found: Mapping[str, Any]) -> None:
