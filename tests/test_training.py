@@ -207,8 +207,8 @@ def test_task_that_is_not_the_dataset_s_is_refused(tmp_path, data, capsys):
 
 
 def test_limits_tighter_than_the_data_are_refused(tmp_path, data, capsys):
-    arguments = ("h2o_plus", f"dataset={data}", "robot=worn", "shaping.stand.x_limit_m=0.001", f"run={tmp_path / 'run'}")
-    assert train(*arguments) == 2
+    common = ("h2o_plus", f"dataset={data}", "robot=worn", f"run={tmp_path / 'run'}")
+    assert train(*common, "shaping.stand.x_limit_m=0.001") == 2
     assert "shaping.stand.x_limit_m=0.001" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2o_control import topics
 from h2o_control.bag_copies import Copies
 from h2o_control.bag_copy import CopiedFile, bag_information, whole_folder
 from h2o_control.bag_edit_checks import all_files, refuse_damage, require_one_robot, require_outside
 from h2o_control.bag_loss import Loss, both, earlier_loss, loss
 from h2o_control.bag_metadata import write_metadata
 from h2o_control.bag_source import Progress, RawMessage, StoredBag, StoredEpisode, Topic, open_bag, silent
-from h2o_control.errors import ContractError, DataError
+from h2o_control.errors import DataError
 from h2o_control.provenance import files_sha256, now_utc, software
 
 

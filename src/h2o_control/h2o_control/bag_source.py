@@ -24,9 +24,9 @@ from rosbags.rosbag2.metadata import dump_qos_v9, parse_qos
 from rosbags.typesys import TypesysError
 
 from h2o_control import topics
+from h2o_control.bag_index import NOT_A_RECORD, read_index
 from h2o_control.bag_messages import bag_files
 from h2o_control.bag_metadata import TYPESTORE
-from h2o_control.bag_index import NOT_A_RECORD, read_index
 from h2o_control.bag_scan import Damage, McapScan
 from h2o_control.contract import Interface
 from h2o_control.errors import DataError

@@ -119,7 +119,7 @@ class Agent(nn.Module, ABC):
     # The parts, in the order in which algorithms use them.
 
     def soft_value(self, observation: Tensor, noise: Noise, explore: bool = True) -> Tensor:
-        """min Q̂(s, a) + e(s, a) [B] with a drawn from the policy; without the exploration term e where not `explore`."""
+        """min Q̂(s, a) + e(s, a) [B] with a drawn from the policy; e is left out where not `explore`."""
         action, log_density = self.policy.sample(observation, noise.normal(len(observation), self._n_act))
         value: Tensor = self.target_critic(observation, action).amin(0)
         return value + self.exploration.term(observation, action, log_density) if explore else value
@@ -137,8 +137,9 @@ class Agent(nn.Module, ABC):
     def advantage(self, batch: Batch) -> Tensor:
         """min Q̂(s, a) − V(s) [B] of recorded actions; a gradient reaches V alone."""
         with torch.no_grad():
-            q = self.target_critic(batch.observation, batch.action).amin(0)
-        return q - self.value(batch.observation)
+            q: Tensor = self.target_critic(batch.observation, batch.action).amin(0)
+        v: Tensor = self.value(batch.observation)
+        return q - v
 
     def value_losses(self, advantage: Tensor) -> Scalars:
         """Loss of V on real data, of the configured backbone (H2O+ paper Eq. 4)."""

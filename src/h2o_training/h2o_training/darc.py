@@ -30,7 +30,7 @@ class Darc(Agent):
         return losses, {"value/q_simulated": q.detach().mean(), **correction, **self.exploration.metrics()}
 
     def corrected(self, simulated: Batch) -> tuple[Batch, Scalars]:
-        """Add the clipped log ratio, scaled as rewards are, to those of simulated transitions; its mean is a metric too."""
+        """Add the clipped log ratio, scaled as rewards are, to simulated rewards; its mean is a metric too."""
         assert self.config.darc is not None
         clip = self.config.darc.reward_clip
         correction = self.ratio.log_ratio(simulated).clamp(-clip, clip)

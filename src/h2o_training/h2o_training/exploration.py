@@ -72,5 +72,5 @@ class Novelty(nn.Module):
 
     def _error(self, observation: Tensor, action: Tensor, frozen: bool) -> Tensor:
         x = torch.cat((observation, action), dim=-1)
-        error = self.predictor(x, frozen)[0] - self.random(x)[0]
+        error: Tensor = self.predictor(x, frozen)[0] - self.random(x)[0]
         return error.square().mean(-1)

@@ -22,7 +22,8 @@ class InSample(Agent):
         batch, config = drawn.real, self.config
         assert batch is not None and config.value is not None and config.extraction is not None
         with torch.no_grad():
-            target = self.target(batch, self.value(batch.next_observation))
+            target_value = self.value(batch.next_observation)
+            target = self.target(batch, target_value)
         q, error = self.squared_errors(batch, target)
         advantage = self.advantage(batch)
         weight = regression_weight(config.value, config.extraction, advantage.detach())
@@ -31,4 +32,9 @@ class InSample(Agent):
             **self.value_losses(advantage),
             **self.regression_losses(batch, weight),
         }
-        return losses, {"value/q_real": q.detach().mean(), "policy/weight": weight.mean()}
+        metrics = {
+            "value/q_real": q.detach().mean(),
+            "value/v_next": target_value.mean(),
+            "policy/weight": weight.mean(),
+        }
+        return losses, metrics

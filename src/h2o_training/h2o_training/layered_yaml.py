@@ -16,8 +16,8 @@ BASE = "base"
 def load_layered(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a mapping of keys to values, merged over the files that its key `base` names.
 
-    `base` is a name or a list of names, relative to the file's folder and without .yaml; a later one wins over an earlier
-    one and the file over all. Mappings are merged key by key; anything else, null included, replaces.
+    `base` is a name or a list of names, relative to the file's folder and without .yaml; a later one wins over an
+    earlier one and the file over all. Mappings are merged key by key; anything else, null included, replaces.
 
     Args:
         path: the file.

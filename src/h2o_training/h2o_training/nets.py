@@ -71,7 +71,8 @@ class EnsembleMlp(nn.Module):
         scale, shift = self.norm_scales[layer], self.norm_shifts[layer]
         if frozen:
             scale, shift = scale.detach(), shift.detach()
-        return functional.layer_norm(x, x.shape[-1:]) * scale + shift
+        normalised: Tensor = functional.layer_norm(x, x.shape[-1:]) * scale + shift
+        return normalised
 
 
 class Critic(nn.Module):
@@ -152,7 +153,8 @@ class Policy(nn.Module):
         """
         mean, log_std = self(observation)
         deviation = (action - torch.tanh(mean)) * torch.exp(-log_std)
-        return (-0.5 * deviation.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+        log_densities: Tensor = -0.5 * deviation.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+        return log_densities.sum(-1)
 
     def act(self, observation: Tensor) -> Tensor:
         """Return the deterministic action tanh(mean) [B, n_act]."""

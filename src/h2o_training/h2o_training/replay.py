@@ -35,7 +35,7 @@ class Drawn:
 
     Attributes:
         real, simulated: for critics and policy.
-        classify_real, classify_simulated: for the classifiers of the dynamics ratio, in the updates in which they learn.
+        classify_real, classify_simulated: for the classifiers of the ratio, in the updates in which they learn.
     """
 
     real: Batch | None = None

@@ -64,9 +64,7 @@ PARAMETERS = (
     Parameter("attitude_time_constant_s", 2.0, "of the complementary filter, s", 0.05, 60.0),
     Parameter("auto_activate", False, "configure and activate at start; it still never arms by itself"),
     *REALTIME_PARAMETERS,
-    Parameter(
-        "raise_kernel_workers", True, "with a priority: give the kernel's workers that serve the port one more, if allowed"
-    ),
+    Parameter("raise_kernel_workers", True, "with a priority: give the kernel's workers that serve the port one more"),
     *(
         Parameter(f.name, f.default, f.metadata["description"], f.metadata.get("low"), f.metadata.get("high"))
         for f in dataclasses.fields(Limits)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's workers that hand the bytes of a serial port over: as urgent as the loop that waits for them.
 
-Whatever a tty receives, USB or emulated, passes through a worker of the kernel's unbound queue, at ordinary priority. On
-a computer whose processors are busy it comes up to some hundred milliseconds late to a driver that is awake in time.
+Whatever a tty receives, USB or emulated, passes through a worker of the kernel's unbound queue, at ordinary priority.
+On a computer whose processors are busy it comes up to some hundred milliseconds late to a driver that is awake in time.
 """
 
 from __future__ import annotations
