@@ -162,3 +162,18 @@ def test_what_is_no_bag_and_an_episode_that_is_not_there_are_refused(bag: Path, 
     make_bag(tmp_path / "d", [swaying(3)])
     with pytest.raises(DataError, match="is given twice"):
         command(["merge", str(bag), str(bag), "-o", str(tmp_path / "m")])
+
+
+def test_notes_and_names_that_look_like_markup_are_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    writer = BagWriter(tmp_path / "o[b]", TOPIC_TYPES, Interface())
+    writer.start_episode(note="see [/tmp/log] for [i]why")
+    writer.write("/odom", odometry(START_NS, (0, 0, 0, 0)), START_NS)
+    writer.end_episode()
+    writer.close()
+    assert command(["info", str(tmp_path / "o[b]"), "--episode", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "see [/tmp/log] for [i]why" in out
+    assert "topics of o[b]_0.mcap" in out

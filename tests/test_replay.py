@@ -342,6 +342,19 @@ def test_a_damaged_bag_is_said_to_be_one_wherever_results_are_shown(
     assert damaged_files(build_dataset([bag], TASKS["stand"])) == ["bag_0.mcap"]
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    bag = make_bag(tmp_path / "bag[b]", [swaying(30)], Interface())
+    named = policy.rename(policy.with_name("half[i].onnx"))
+    replay(bag, tmp_path / "o [" / "x]", "--policy", named)
+    out = capsys.readouterr().out
+    assert f"report: {tmp_path}/o [/x]/report.html" in out
+    assert "half[i].onnx" in out
+    assert "bag[b]" in out
+
+
 def test_what_cannot_be_replayed_is_refused(policy: Path, tmp_path: Path) -> None:
     other = make_bag(tmp_path / "other", [swaying(20)], Interface(wheel_radius_m=0.1))
     with pytest.raises(ContractError, match=r"wheel_radius_m: policy 0.065, bag other 0.1"):

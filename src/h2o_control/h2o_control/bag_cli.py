@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 from h2o_control.bag_edit import Made, cut, merge, split
 from h2o_control.bag_info import CUT_OFF, DAMAGED, bag_info, tables, to_json
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 @contextmanager
 def _status(console: Console) -> Iterator[Callable[[str], None]]:
     with console.status("reading") as status:
-        yield lambda name: status.update(f"reading {name}")
+        yield lambda name: status.update(f"reading {escape(name)}")
 
 
 def _say(console: Console, text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -262,7 +263,7 @@ def _episode_table(info: BagInfo) -> Table:
             remark for remark in (e.state if e.state != FINISHED else "", "repaired" if e.repaired else "") if remark
         ]
         ended = e.end_reason or ("" if remarks else "–")
-        table.add_row(
+        cells = (
             str(k),
             e.file,
             e.start.removesuffix("+00:00").replace("T", " "),
@@ -272,6 +273,8 @@ def _episode_table(info: BagInfo) -> Table:
             *([f"{e.label}: {e.note}" if e.label and e.note else e.label or e.note] if labelled else []),
             f"{ended} ({', '.join(remarks)})".lstrip() if remarks else ended,
         )
+        # Notes, names of files and reasons are whatever somebody wrote: what looks like markup in them is text.
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -289,7 +292,7 @@ def _lost_text(episode: EpisodeInfo) -> str:
 
 
 def _topic_table(shown: dict[str, TopicInfo], title: str) -> Table:
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("topic", "type", "messages", "Hz", "lost"):
         # In a narrow terminal it is the type that is shortened.
         left, shortened = name in ("topic", "type"), name == "type"
@@ -301,7 +304,8 @@ def _topic_table(shown: dict[str, TopicInfo], title: str) -> Table:
         )
     for name, topic in shown.items():
         rate = "–" if topic.rate_hz is None else f"{topic.rate_hz:.1f}"
-        table.add_row(name, topic.type, str(topic.messages), rate, "–" if topic.lost is None else str(topic.lost))
+        lost = "–" if topic.lost is None else str(topic.lost)
+        table.add_row(*map(Text, (name, topic.type, str(topic.messages), rate, lost)))
     return table
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from h2o_control.config import find_config
 from h2o_control.contract import TASKS, get_task
@@ -99,7 +100,7 @@ def _report(result: BagImport, mapping: BagMapping, limit_nm: float, console: Co
     for name, s in result.samples.items():
         count = len(s.values) + s.skipped + s.merged
         numbers = (str(count), f"{s.rate_hz:.1f}", str(s.skipped), str(s.merged))
-        table.add_row(name, mapping.signals[name].topic, *numbers)
+        table.add_row(name, Text(mapping.signals[name].topic), *numbers)
     console.print(table)
     if result.recovered:
         console.print(_damage(result.recovered), soft_wrap=True, highlight=False, markup=False)

@@ -36,5 +36,5 @@ def command(argv: Sequence[str]) -> int:
     target = whole.write(folder / "report.html")
     for table in tables(these):
         console.print(table.rich())
-    console.print(f"report: {target}", soft_wrap=True, highlight=False)
+    console.print(f"report: {target}", soft_wrap=True, highlight=False, markup=False)
     return 0

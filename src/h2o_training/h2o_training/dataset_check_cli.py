@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from h2o_control.contract import TASKS, get_task
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             args.inputs,
             get_task(args.task),
             _log_format(args),
-            lambda path: progress.update(job, description=f"reading {path.name}"),
+            lambda path: progress.update(job, description=f"reading {escape(path.name)}"),
         )
         progress.update(job, description="drawing")
         more = f" and {len(args.inputs) - 1} more" if len(args.inputs) > 1 else ""

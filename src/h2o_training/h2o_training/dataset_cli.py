@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -119,7 +120,7 @@ def _build(args: argparse.Namespace) -> int:
         job = progress.add_task("reading bags", total=len(args.bags))
 
         def on_bag(path: Path) -> None:
-            progress.update(job, description=f"reading {path.name}", completed=next(read))
+            progress.update(job, description=f"reading {escape(path.name)}", completed=next(read))
 
         dataset = build_dataset(args.bags, get_task(args.task), on_bag)
     if damaged := damage_note(damaged_files(dataset)):
@@ -142,7 +143,7 @@ def _import_log(args: argparse.Namespace) -> int:
         job = progress.add_task("reading logs", total=len(args.files))
 
         def on_file(path: Path) -> None:
-            progress.update(job, description=f"reading {path.name}", advance=1)
+            progress.update(job, description=f"reading {escape(path.name)}", advance=1)
 
         result = import_logs(args.files, columns, interface, get_task(args.task), on_file)
     limit = interface.torque_limit_nm
@@ -170,7 +171,7 @@ def _drive(args: argparse.Namespace) -> int:
     require_output(args.output, [args.robot], args.force)
     console, robot = Console(), load_robot(args.robot)
     with Progress(console=console, transient=True) as progress:
-        job = progress.add_task(f"driving {robot.name!r}", total=args.seconds)
+        job = progress.add_task(f"driving {escape(repr(robot.name))}", total=args.seconds)
         dataset = drive(
             robot, get_task(args.task), args.seconds, args.seed, lambda done_s: progress.update(job, completed=done_s)
         )
@@ -180,5 +181,5 @@ def _drive(args: argparse.Namespace) -> int:
 
 def _save(dataset: Dataset, output: str, console: Console) -> None:
     dataset.save(output)
-    console.print(f"{output}: {dataset_line(dataset)}", soft_wrap=True, highlight=False)
+    console.print(f"{output}: {dataset_line(dataset)}", soft_wrap=True, highlight=False, markup=False)
     console.print(dataset_table(dataset))

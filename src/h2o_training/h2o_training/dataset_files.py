@@ -97,7 +97,9 @@ def run(args: argparse.Namespace) -> int:
         f"{ends} of them ended by a terminal; {'with' if data.of_robot else 'without'} the contracts of a robot",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     if left_out:
-        console.print(f"left out, since {kind} holds rows only: {', '.join(left_out)}", soft_wrap=True, highlight=False)
+        said = f"left out, since {kind} holds rows only: {', '.join(left_out)}"
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -106,7 +107,7 @@ class Demo:
         for number, step in enumerate(steps, start=1):
             label = f"[bold]{number}/{len(steps)} {step.title}[/bold]"
             if (self._folder / step.product).exists():
-                self._console.print(f"{label}  [dim]already in {self._folder / step.product}[/dim]")
+                self._console.print(f"{label}  [dim]already in {escape(str(self._folder / step.product))}[/dim]")
                 continue
             self._console.print(label)
             begun = time.monotonic()
@@ -201,7 +202,8 @@ class Demo:
         self._console.print()
         self._console.print(in_command.rich())
         self._console.print(table.rich())
-        self._console.print(f"Done in {seconds:.0f} s. Report: {report.resolve()}", soft_wrap=True, highlight=False)
+        done = f"Done in {seconds:.0f} s. Report: {report.resolve()}"
+        self._console.print(done, soft_wrap=True, highlight=False, markup=False)
 
 
 def _live_line(elapsed_s: float, expected_s: float, said: str) -> Table:
@@ -270,7 +272,8 @@ def command(argv: Sequence[str]) -> int:
     launch_dir()
     folder = choose_folder(args.folder, settings, args.fresh)
     console = Console()
-    console.print(f"Everything goes to {folder}. Ctrl-C stops; the same command goes on from there.", highlight=False)
+    where = f"Everything goes to {folder}. Ctrl-C stops; the same command goes on from there."
+    console.print(where, highlight=False, markup=False)
     try:
         with raise_when_terminated():
             Demo(folder, settings, console).run()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from h2o_control.contract import TASKS, Task
@@ -122,7 +123,8 @@ def command(argv: Sequence[str]) -> int:
     with Progress(*columns, console=console, transient=True) as progress:
         runs = judge(policies, robot, args.seconds, range(args.seed, args.seed + args.episodes), args.jobs)
         total = len(policies) * args.episodes
-        for name, seed, run in progress.track(runs, total=total, description=f"evaluating on {robot.name!r}"):
+        label = f"evaluating on {escape(repr(robot.name))}"
+        for name, seed, run in progress.track(runs, total=total, description=label):
             results[name].append(measure(run, task, seed))
             number = seed - args.seed
             if alone or number < DRAWN_EACH:
@@ -161,7 +163,7 @@ def command(argv: Sequence[str]) -> int:
         quantities=QUANTITIES if alone else ("theta", "v" if task.v_target_mps else "x"),
     ).write(folder / "report.html")
     console.print(table.rich())
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

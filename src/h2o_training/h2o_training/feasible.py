@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from h2o_control.contract import PolicyContract, Task, get_task
@@ -66,7 +67,7 @@ def find_with_progress(robot: Robot, goal: Goal, search: Search, what: str, cons
     torch.set_num_threads(1)  # at these sizes a second thread only waits
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[best]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        line = progress.add_task(what, total=1.0, best="")
+        line = progress.add_task(escape(what), total=1.0, best="")
 
         def report(share: float, best: float) -> None:
             progress.update(line, completed=share, best=f"reward a step {best:.3f}")
@@ -122,7 +123,7 @@ def command(argv: Sequence[str]) -> int:
         best.map.write_onnx(Path(args.output), PolicyContract(robot.interface, task), provenance(robot, search))
     _print(judged, robot, task, args.episodes, console)
     if args.output:
-        console.print(f"policy: {args.output}", soft_wrap=True, highlight=False)
+        console.print(f"policy: {args.output}", soft_wrap=True, highlight=False, markup=False)
     return 0 if best.stands else 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from h2o_control import topics
@@ -37,7 +38,7 @@ def command(argv: Sequence[str]) -> int:
     # More threads would sum in another order, and gain nothing on so small models.
     torch.set_num_threads(1)
     console = Console()
-    with console.status(f"reading {args.bag}"):
+    with console.status(f"reading {escape(args.bag)}"):
         bag = read_bag(args.bag)
         played = read_bag(args.against, require=(topics.WHEEL_TORQUE,)) if args.against else None
     interface = bag.require_interface()
@@ -83,7 +84,7 @@ def command(argv: Sequence[str]) -> int:
         console.print(table.rich())
     for line in (result.no_twin, f"report: {page}"):
         if line:
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 1 if played and not all(a.agreed for a in agreements) else 0
 
 
@@ -124,7 +125,7 @@ def _ask_all(policies: Mapping[str, Policy], recorded: Recorded, console: Consol
     answers = []
     with Progress(console=console, transient=True) as progress:
         for name, policy in policies.items():
-            label = f"asking {name}"
+            label = f"asking {escape(name)}"
             answers.append(ask(name, policy, recorded, partial(progress.track, description=label)))
     return answers
 

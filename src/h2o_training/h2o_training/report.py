@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from h2o_control.atomic_file import write_atomically
 from h2o_control.errors import DataError
@@ -55,11 +57,11 @@ class TableData:
     note: str = ""
 
     def rich(self) -> Table:
-        """Return the same table for the terminal."""
+        """Return the same table for the terminal; names in it may look like markup, and are text."""
         table = Table(
-            title=self.heading,
+            title=escape(self.heading),
             title_justify="left",
-            caption=self.note or None,
+            caption=escape(self.note) or None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
@@ -68,13 +70,13 @@ class TableData:
         for number, column in enumerate(self.columns):
             # Where the terminal is narrow names are folded: a number that is cut short would be another number.
             table.add_column(
-                column.replace(" (", "\n("),
+                Text(column.replace(" (", "\n(")),
                 justify="left" if number == 0 else "right",
                 no_wrap=number > 0,
                 overflow="fold" if number == 0 else "ellipsis",
             )
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
 

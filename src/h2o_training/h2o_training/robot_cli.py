@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from h2o_control.atomic_file import write_atomically
 from h2o_control.config import config_dir
@@ -62,7 +64,7 @@ def _list(_args: argparse.Namespace) -> None:
     for name in shipped(config_dir() / "robots"):
         robot = load_robot(name)
         mass = robot.body.body_mass_kg + robot.body.wheels_mass_kg
-        table.add_row(name, f"{robot.interface.rate_hz:g}", f"{mass:.1f}", robot.description)
+        table.add_row(Text(name), f"{robot.interface.rate_hz:g}", f"{mass:.1f}", Text(robot.description))
     Console().print(table)
 
 
@@ -120,7 +122,7 @@ def _draw(args: argparse.Namespace) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        indices = progress.track(range(args.population), description=f"drawing around {robot.name!r}")
+        indices = progress.track(range(args.population), description=f"drawing around {escape(repr(robot.name))}")
         robots = [draw_robot(robot, spread, args.seed, index, args.spread) for index in indices]
     for drawn in robots:
         _write(folder / f"{drawn.name}.yaml", to_yaml(drawn, drawn.description))

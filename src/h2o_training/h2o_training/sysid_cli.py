@@ -154,10 +154,10 @@ def command(argv: Sequence[str]) -> int:
     write_json(folder / "sysid.json", {**content(fit, comparison), "provenance": provenance})
     target = page(fit, comparison, dt_s, lead, provenance).write(folder / "report.html")
     if warning:
-        console.print(warning, soft_wrap=True, highlight=False)
+        console.print(warning, soft_wrap=True, highlight=False, markup=False)
     console.print(parameter_table(fit).rich())
     console.print(score_table(comparison, dt_s).rich())
-    console.print(f"description: {output}\nreport: {target}", soft_wrap=True, highlight=False)
+    console.print(f"description: {output}\nreport: {target}", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

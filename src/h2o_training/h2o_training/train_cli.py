@@ -141,7 +141,7 @@ def _progress_bar(console: Console) -> Progress:
         TextColumn("train"),
         BarColumn(bar_width=12),
         TaskProgressColumn(),
-        TextColumn("{task.fields[line]}"),
+        TextColumn("{task.fields[line]}", markup=False),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
