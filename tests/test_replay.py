@@ -260,6 +260,44 @@ def test_recorded_answers_agree_only_where_every_observation_has_the_same_bits(p
     assert agreement(recorded, ours, [dataclasses.replace(strange[0], requested=moved)]).strays == 49
 
 
+def test_only_answers_within_the_recording_count_and_its_last_may_be_cut_off(policy: Path, tmp_path: Path) -> None:
+    recorded = made(tmp_path, in_command(swaying(100)))
+    ours = ask("policy", Policy(policy), recorded)
+    # The answers begin before the first state of the recording, as topics start one by one.
+    early = agreement(recorded, ours, heard(recorded, ours.torque_nm, slice(1, None), slice(3, None)))
+    assert (early.agreed, early.recorded, early.answered, early.equal) == (True, 97, 97, 97)
+    other = ours.torque_nm.copy()
+    other[1] += 0.5
+    assert not agreement(recorded, ours, heard(recorded, other, slice(1, None), slice(3, None))).agreed
+
+    cut = agreement(recorded, ours, heard(recorded, ours.torque_nm, slice(None, -1)))
+    assert (cut.agreed, cut.recorded, cut.ended, cut.answered) == (True, 100, 1, 99)
+    assert cut.reasons() == ["the recording of 1 episode ended before the last answer came"]
+    twice = agreement(recorded, ours, heard(recorded, ours.torque_nm, slice(None, -2)))
+    assert not twice.agreed
+    inside = agreement(recorded, ours, heard(recorded, ours.torque_nm, np.arange(100) != 50))
+    assert (inside.agreed, inside.ended) == (False, 0)
+
+
+def test_a_recording_that_was_stopped_early_does_not_agree_and_one_without_disarmed_states_does(
+    policy: Path, tmp_path: Path
+) -> None:
+    run = in_command(swaying(100))
+    run["modes"] = [topics.TORQUE] * 60 + [topics.DISARMED] * 40
+    recorded = made(tmp_path, run)
+    ours = ask("policy", Policy(policy), recorded)
+
+    def stopped_after(count: int) -> Any:
+        return agreement(recorded, ours, heard(recorded, ours.torque_nm, slice(count), slice(count)))
+
+    whole, part = stopped_after(60), stopped_after(30)
+    assert (whole.agreed, whole.lacking) == (True, 0)
+    assert "40 while the robot was not armed" in whole.reasons()[0]
+    assert (part.agreed, part.lacking, part.armed) == (False, 30, 60)
+    assert "70 of 100 states are not in the recording" in part.reasons()[0]
+    assert "30 of the 60 while it was armed (it was stopped early" in part.reasons()[0]
+
+
 def test_answers_that_count_x_from_the_next_observation_are_told_apart(policy: Path, tmp_path: Path) -> None:
     run = swaying(100)
     run["modes"] = [topics.BALANCE] * 40 + [topics.TORQUE] * 60

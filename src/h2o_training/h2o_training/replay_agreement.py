@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 
 from h2o_control.bag_reader import Episode
 from h2o_control.contract import FloatArray
-from h2o_control.topics import TORQUE
+from h2o_control.topics import ARMED, TORQUE
 from h2o_training.replay_answers import Answers, Place, Recorded, ask
 from h2o_training.report import TableData
 
 #: An answer to an observation this close to a recording may be in it, and the observation not: topics start and end
 #: one by one, and later than this no answer is taken.
 EDGE_NS = 30_000_000
+#: A recording that lacks more than this share of the armed states of an episode was not there for all of it. A few at
+#: its beginning may lack: it begins when the recorder has heard of arming.
+MOST_LACKING = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class Agreement:
     Attributes:
         policy: name.
         states: in the bag. recorded: of them, those that the recording of the answers holds, too.
-        answered: of these, with a message on /wheel_torque of their stamp.
-        equal: bit for bit, or given back by both.
+        lacking: armed states of the bag that it does not hold. armed: how many there are.
+        partial: it lacks more than MOST_LACKING of those of some episode.
+        ended: of those recorded, the last one of an episode that had ended when its answer came.
+        answered: of those recorded, with a message on /wheel_torque of their stamp.
+        equal: of these, bit for bit, or given back by both.
         given_back: only the node gave the robot back.
         takeover: bit for bit, too, where all of one time in command is counted from the observation before or after
             the one at which the recorder heard of it.
@@ -49,6 +55,10 @@ class Agreement:
     policy: str
     states: int
     recorded: int
+    lacking: int
+    armed: int
+    partial: bool
+    ended: int
     answered: int
     equal: int
     given_back: int
@@ -62,8 +72,9 @@ class Agreement:
 
     @property
     def agreed(self) -> bool:
-        """Every recorded observation was answered, and every answer equals the offline one."""
-        return 0 < self.recorded == self.answered == self.equal + self.takeover and self.strays == 0
+        """Every recorded observation was answered, every answer equals the offline one, and no large part lacks."""
+        complete = 0 < self.answered == self.recorded - self.ended and not self.partial
+        return complete and self.answered == self.equal + self.takeover and self.differing == self.strays == 0
 
     @property
     def same_policy(self) -> bool:
@@ -74,14 +85,16 @@ class Agreement:
         """Say why they do not agree, or where they cannot be compared, in words."""
         said = []
         if self.recorded < self.states:
-            said.append(
-                f"{self.states - self.recorded} of {self.states} states are not in the recording of the answers: it "
-                "begins when the robot is armed and ends half a second after it is not"
-            )
+            missing = self.states - self.recorded
+            said.append(f"{missing} of {self.states} states are not in the recording of the answers: {self._lacks()}")
+        if self.ended:
+            which = f"{self.ended} episode{'' if self.ended == 1 else 's'}"
+            said.append(f"the recording of {which} ended before the last answer came")
+        unanswered = self.recorded - self.ended - self.answered
         if self.first_unanswered is not None:
             at = self.first_unanswered
             said.append(
-                f"{self.recorded - self.answered} observations were not answered, first {at.time_s:.3f} s into "
+                f"{unanswered} observations were not answered, first {at.time_s:.3f} s into "
                 f"{at.episode}: lost messages, or a node that started late"
             )
         if self.given_back:
@@ -105,15 +118,31 @@ class Agreement:
             )
         return said
 
+    def _lacks(self) -> str:
+        """Say which states the recording of the answers does not hold, and why."""
+        outside, said = self.states - self.recorded - self.lacking, []
+        if outside > 0:
+            when = "it begins when the robot is armed and ends half a second after it is not"
+            said.append(f"{outside} while the robot was not armed ({when})")
+        if self.lacking:
+            why = "it was stopped early, or began late" if self.partial else "it begins a moment after arming"
+            said.append(f"{self.lacking} of the {self.armed} while it was armed ({why})")
+        return " and ".join(said)
+
 
 def agreement(recorded: Recorded, answers: Answers, episodes: Sequence[Episode]) -> Agreement:
     """Compare the answers on /wheel_torque in these episodes with those given offline, by stamp."""
     stamps, order = np.unique(recorded.stamp_ns, return_index=True)
     seen = np.isin(stamps, np.concatenate([e.stamp_ns for e in episodes]))
     heard, heard_nm = _heard(episodes)
+    lacks = np.isin(recorded.modes, ARMED) & ~np.isin(recorded.stamp_ns, stamps[seen])
+    armed = np.bincount(recorded.episode, np.isin(recorded.modes, ARMED))
+    ended = np.isin(stamps, _ends(episodes)) & seen & ~np.isin(stamps, heard)
     place = np.searchsorted(stamps, heard)
     known = (place < len(stamps)) & (stamps[np.minimum(place, len(stamps) - 1)] == heard)
     rows, theirs = order[place[known]], heard_nm[known]
+    # Of the answers to observations just outside the recording none is missed, but none may differ.
+    within = seen[place[known]]
     ours = answers.torque_nm[rows]
     same = _same(ours, theirs)
     back = np.isnan(theirs) & ~np.isnan(ours)
@@ -124,15 +153,19 @@ def agreement(recorded: Recorded, answers: Answers, episodes: Sequence[Episode])
     differing &= ~takeover
     by = np.where(differing, np.nan_to_num(np.abs(ours - theirs), nan=0.0), 0.0)
     worst = int(by.argmax()) if differing.any() else -1
-    unanswered = order[seen & ~np.isin(stamps, heard)]
+    unanswered = order[seen & ~np.isin(stamps, heard) & ~ended]
     return Agreement(
         policy=answers.name,
         states=len(stamps),
         recorded=int(seen.sum()),
+        lacking=int(lacks.sum()),
+        armed=int(armed.sum()),
+        partial=bool((np.bincount(recorded.episode, lacks) > MOST_LACKING * armed).any()),
+        ended=int(ended.sum()),
         answered=int(np.isin(stamps[seen], heard).sum()),
-        equal=int(same.sum()),
+        equal=int((same & within).sum()),
         given_back=int(back.sum()),
-        takeover=int(takeover.sum()),
+        takeover=int((takeover & within).sum()),
         differing=int(differing.sum()),
         rms_nm=float(np.sqrt(np.mean(by[differing] ** 2))) if differing.any() else 0.0,
         largest_nm=float(by[worst]) if differing.any() else 0.0,
@@ -180,6 +213,13 @@ def _heard(episodes: Sequence[Episode]) -> tuple[Any, FloatArray]:
     torque = np.concatenate([e.requested.common_nm for e in episodes])
     unique, first = np.unique(stamps, return_index=True)
     return unique, torque[first]
+
+
+def _ends(episodes: Sequence[Episode]) -> NDArray[np.int64]:
+    """Return stamps of the last observations of episodes that hold no answer to a later one."""
+    known = [e for e in episodes if len(e.stamp_ns)]
+    ends = [e.stamp_ns[-1] for e in known if not (e.requested.stamp_ns > e.stamp_ns[-1]).any()]
+    return np.array(ends, dtype=np.int64)
 
 
 def _by_takeover(recorded: Recorded, answers: Answers, rows: NDArray[np.int64], theirs: FloatArray) -> Any:
