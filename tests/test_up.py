@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from h2o_control import launch_file, middleware, up
+from h2o_control import launch_file, middleware, supervisor, up
 from h2o_control.errors import ConfigError
 from h2o_control.launch_substitutions import Scope, condition, expand, expand_words
 
@@ -28,6 +28,7 @@ PREAMBLE = """
 PROGRAMS = {
     "brief": "print('brief done')",
     "failing": "time.sleep(0.3); print('no such port'); sys.exit(3)",
+    "refusing": "time.sleep(0.3); print('no such file'); sys.exit(2)",
     "obedient": """
         def stop(number, frame):
             print("obedient got", number)
@@ -39,6 +40,10 @@ PROGRAMS = {
     """,
     "following": """
         while not os.path.exists(os.path.join(folder, "obedient.ready")):
+            time.sleep(0.01)
+    """,
+    "following_late": """
+        while not os.path.exists(os.path.join(folder, "enough")):
             time.sleep(0.01)
     """,
     "stubborn": """
@@ -172,12 +177,50 @@ def test_repeated_ctrl_c_does_not_wait(workspace: Workspace) -> None:
     assert wait_for(lambda: workspace.alive() == [])
 
 
-def test_a_failing_node_stops_the_others_and_gives_its_status(workspace: Workspace) -> None:
-    process = workspace.up(workspace.nodes("obedient", "failing"))
+def test_a_node_that_refuses_its_input_stops_the_others_and_gives_its_status(workspace: Workspace) -> None:
+    process = workspace.up(workspace.nodes("obedient", "refusing"))
     _, error = process.communicate(timeout=20)
-    assert process.returncode == 3
-    assert error == "h2o-robot up: failing ended with status 3, and said last: no such port\n"
+    assert process.returncode == 2
+    assert error == "h2o-robot up: refusing ended with status 2, and said last: no such file\n"
     assert wait_for(lambda: workspace.alive() == [])
+
+
+def test_a_node_that_fails_leaves_the_others_running_and_is_named_twice(workspace: Workspace) -> None:
+    process = workspace.up(workspace.nodes("obedient", "failing"))
+    read_until(process, "obedient ready", "ended with status 3 UNASKED; obedient goes on")
+    time.sleep(0.5)
+    assert process.poll() is None
+    assert workspace.alive() == ["obedient"]
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert error == "h2o-robot up: failing ended with status 3, and said last: no such port\n"
+    assert workspace.alive() == []
+
+
+def test_a_node_that_is_killed_leaves_the_others_running_and_its_status_to_the_end(workspace: Workspace) -> None:
+    process = workspace.up(workspace.nodes("obedient", "stubborn", "following_late"), "--until", "following_late")
+    read_until(process, "obedient ready", "stubborn ready")
+    os.kill(int((workspace.folder / "stubborn.pid").read_text()), signal.SIGKILL)
+    read_until(process, "was ended by SIGKILL UNASKED; obedient, following_late go on")
+    assert set(workspace.alive()) == {"obedient", "following_late"}
+    (workspace.folder / "enough").touch()
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert error == "h2o-robot up: stubborn was ended by SIGKILL, and said last: stubborn ready\n"
+    assert wait_for(lambda: workspace.alive() == [])
+
+
+def test_a_node_that_refuses_after_its_start_leaves_the_others_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By then a robot may be armed.
+    monkeypatch.setattr(supervisor, "START_UP_S", 0.1)
+    group = supervisor.Supervisor(until="last")
+    group.add("refusing", ["sh", "-c", "sleep 0.5; exit 2"], os.environ)
+    group.add("last", ["sh", "-c", f"sleep 1.5; touch {tmp_path / 'done'}"], os.environ)
+    assert group.run() == 2
+    assert (tmp_path / "done").exists()
 
 
 def test_a_node_that_ends_well_leaves_the_others_running(workspace: Workspace) -> None:

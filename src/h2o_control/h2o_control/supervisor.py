@@ -2,8 +2,9 @@
 """Runs a group of processes, relays their output line by line, and leaves none behind.
 
 The processes and the printing are honcho's. Its Manager is not used, for three reasons that matter on a robot: it
-ends the group when any process ends, even well; it asks with SIGTERM, where ROS nodes close their bags on SIGINT;
-and a lone process that ignores SIGTERM keeps it waiting for ever.
+ends the group when any process ends, where a recorder that crashes must not take the driver, and so the balance of
+12 kg, with it; it asks with SIGTERM, where ROS nodes close their bags on SIGINT; and a lone process that ignores
+SIGTERM keeps it waiting for ever.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 #: Signals to the supervisor that stop the group. A closed terminal (SIGHUP) must not leave a robot driving.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+#: Exit status of a process that refuses what it was given.
+REFUSED = 2
+#: Only a process that refuses this soon after it was started, s, ends the others: later a robot may be armed.
+START_UP_S = 10.0
+
 #: Exit statuses of a process that was asked to stop and did.
 _OBEYED = {0, -signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM}
 
@@ -37,8 +43,9 @@ _OBEYED = {0, -signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM, 128 + signal
 class Supervisor:
     """Starts processes together and stops them together.
 
-    The group ends when every process has ended, when one of them fails, when the one named `until` ends, or on one
-    of STOP_SIGNALS; a second signal goes to the next of STAGES at once.
+    The group ends when every process has ended, when the one named `until` ends, when one refuses its input (status
+    REFUSED within START_UP_S), or on one of STOP_SIGNALS; a second signal goes to the next of STAGES at once. Of a
+    process that fails in any other way it is said, and the others go on.
     """
 
     def __init__(self, until: str | None = None) -> None:
@@ -47,6 +54,7 @@ class Supervisor:
         self._events: queue.Queue[Message] = queue.Queue()
         self._printer = Printer(sys.stdout)
         self._pids: dict[str, int] = {}
+        self._started_s: dict[str, float] = {}
         self._statuses: dict[str, int] = {}
         self._received: list[int] = []
         self._stage = -1
@@ -54,6 +62,8 @@ class Supervisor:
         self._asked: set[tuple[str, int]] = set()
         self._last_line: dict[str, str] = {}
         self._failed: str | None = None
+        self._failed_unasked = False
+        self._refused = False
 
     def add(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Add a process to start; names label the output and must differ."""
@@ -85,11 +95,11 @@ class Supervisor:
 
     @property
     def failure(self) -> str | None:
-        """What failed first and the last it said, in one line; None where nothing did or a signal ended the group."""
-        if self._failed is None or self._received:
+        """What failed first and its last line, in one; None where nothing did before a signal ended the group."""
+        if self._failed is None or (self._received and not self._failed_unasked):
             return None
         said = self._last_line.get(self._failed, "nothing")
-        return f"{self._failed} ended with status {self._statuses[self._failed]}, and said last: {said}"
+        return f"{self._failed} {_how(self._statuses[self._failed])}, and said last: {said}"
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)
@@ -114,18 +124,31 @@ class Supervisor:
             self._printer.write(event)
         elif event.type == "start":
             self._pids[event.name] = event.data["pid"]
+            self._started_s[event.name] = time.monotonic()
             self._say(event.name, f"started (process {event.data['pid']})")
         elif event.type == "stop":
-            status = self._statuses[event.name] = event.data["returncode"]
-            self._say(event.name, f"ended with status {status}")
-            if status not in (_OBEYED if self._stage >= 0 else {0}) and self._failed is None:
-                self._failed = event.name
+            self._statuses[event.name] = event.data["returncode"]
+            self._judge(event.name)
+
+    def _judge(self, name: str) -> None:
+        """Say how a process ended, and remember the first that failed."""
+        status, asked = self._statuses[name], self._stage >= 0
+        failed = status not in (_OBEYED if asked else {0})
+        if failed and self._failed is None:
+            self._failed, self._failed_unasked = name, not asked
+        # One that could not even be started has no time.
+        soon = time.monotonic() - self._started_s.get(name, time.monotonic()) < START_UP_S
+        self._refused = self._refused or (failed and not asked and status == REFUSED and soon)
+        alone = failed and not asked and not self._refused and name != self._until
+        others = [other for other in self._commands if other not in self._statuses]
+        go_on = f" UNASKED; {', '.join(others)} go{'es' if len(others) == 1 else ''} on, Ctrl-C ends all"
+        self._say(name, _how(status) + (go_on if alone and others else ""))
 
     def _ask_to_stop(self) -> None:
         """Go to the next stage where it is time, and ask those that have not been asked in this stage."""
         wanted = self._stage
         if self._stage < 0:
-            if self._received or self._failed or self._until in self._statuses:
+            if self._received or self._refused or self._until in self._statuses:
                 wanted = 0
         elif time.monotonic() > self._deadline_s:
             wanted = self._stage + 1
@@ -160,6 +183,13 @@ class Supervisor:
 
     def _say(self, name: str, what: str) -> None:
         self._printer.write(Message("line", f"[up] {what}\n", datetime.datetime.now(), name, None))
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        number = -status
+        return f"was ended by {signal.Signals(number).name if number in set(signal.Signals) else f'signal {number}'}"
+    return f"ended with status {status}"
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from h2o_control import topics
 from h2o_control.errors import ConfigError, nearest
@@ -21,6 +22,10 @@ PARAMETERS = (
 )
 #: How long the operator takes to pick up a fallen robot and hold it upright.
 PICK_UP_S = 2.0
+#: Without the robot's state for so long, s, it gives up: while it drives, and at the start, where nodes may load.
+SILENT_S, START_S = 10.0, 60.0
+#: How long a policy may take until the driver gives it command, s.
+HAND_OVER_S = 60.0
 #: How long the operator looks at a robot that a fault stopped, or that the driver holds and brings to rest.
 LOOK_S = {topics.FAULT: 0.5, topics.HOLD: 1.5}
 
@@ -45,6 +50,15 @@ class TeleopNode(OperatorNode):
         steady_timer(self, TICK_S, self._tick)
 
     def _tick(self) -> None:
+        heard = self.odom_at_s > self._created_s
+        since_s, limit_s = (self.odom_at_s, SILENT_S) if heard else (self._created_s, START_S)
+        if time.monotonic() - since_s > limit_s:
+            self.get_logger().error(
+                f"the robot's state has not been heard for {limit_s:.0f} s: does the driver still run? Given up after "
+                f"{self._driven_s:.0f} s, {self._stops()}"
+            )
+            self.exit_code, self.finished = 1, True
+            return
         if self._kind == "deploy" and self._handed_over:
             # The time that the driver's own balance has to help out counts too.
             self._driven_s += TICK_S
@@ -73,6 +87,9 @@ class TeleopNode(OperatorNode):
         elif self._kind == "deploy":
             self.drive(0.0, 0.0)
             self.call(self.torque_mode, on=True)
+            if not self._handed_over and self.in_mode_s > self._settle_s + HAND_OVER_S and not self.exit_code:
+                self.get_logger().error(f"no policy was given command in {HAND_OVER_S:.0f} s: {self.refusal}")
+                self.exit_code = 1
         else:
             self.drive(*self._script.command(self._driven_s, self.odom.pose.pose.position.x))
             self._driven_s += TICK_S
