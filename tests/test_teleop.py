@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import JointState
 
 from graph import BIN, Nodes, Probe, graph
@@ -269,3 +270,36 @@ def test_operator_that_is_interrupted_leaves_the_robot_standing_still(tmp_path: 
         probe.spin(3.0)
         assert probe.mode == topics.BALANCE, probe.reason
         assert abs(np.mean([m.velocity[0] for m in probe.joints[-100:]])) * 0.065 < 0.1
+
+
+@pytest.mark.ros
+def test_keyboard_shows_what_the_recorder_does_and_a_refusal_swallows_no_other_key(tmp_path: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        nodes.start_robot()
+        recorder = nodes.start("recorder_node", bag=tmp_path / "walk")
+        keyboard = Keyboard(nodes)
+        probe.wait(lambda: "ready" in keyboard.shown(), "recorder")
+        probe.wait(lambda: "disarmed" in keyboard.shown(), "driver")
+        # Services are found one by one.
+        probe.spin(1.5)
+        keyboard.press("y")
+        probe.wait(lambda: "no episode has been recorded" in keyboard.shown(), "refusal")
+        keyboard.press("y")
+        probe.wait(
+            lambda: "refused a moment ago: no episode has been recorded" in keyboard.shown(), "what held the key back"
+        )
+        keyboard.press("r")
+        probe.wait(lambda: "recording walk_0.mcap, 0 lost, 1" in keyboard.shown(), "file, losses and seconds")
+        assert "no episode has been recorded" not in keyboard.shown()
+        recorder.kill()
+        probe.wait(lambda: "silent for" in keyboard.shown(), "a recorder that was killed")
+        # What only a full disk makes the recorder say.
+        diagnostics = probe.node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, STREAM_QOS)
+        full = DiagnosticStatus(level=DiagnosticStatus.ERROR, name="recorder", message="[disk] is full")
+        assert keyboard.shown().count("recording walk_0.mcap") == 1, "the answer to r"
+
+        def says() -> bool:
+            diagnostics.publish(DiagnosticArray(status=[full]))
+            return "[disk] is full" in keyboard.shown() and "recording walk_0.mcap" not in keyboard.shown()
+
+        probe.wait(says, "why nothing is recorded")

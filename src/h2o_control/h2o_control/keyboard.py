@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
@@ -66,6 +67,9 @@ FIRST = {
 }
 #: The robot's state is not shown any more when it is older than this.
 STALE_S = 1.0
+#: The recorder speaks twice a second; one that was heard and is silent for this long, s, is not there any more.
+RECORDER_S = 3.0
+RECORDER_STYLES = {DiagnosticStatus.WARN: "yellow", DiagnosticStatus.ERROR: "bold red"}
 LOST = (signal.SIGHUP, signal.SIGTERM)
 
 
@@ -78,10 +82,22 @@ class KeyboardNode(OperatorNode):
         self.yaw_radps = 0.0
         self.quit = False
         self._discard_asked_s = -math.inf
+        self._recorder_status = DiagnosticStatus()
+        self._recorder_at_s = -math.inf
         self._recorder = {key: self.create_client(Trigger, name) for key, name in EPISODE_KEYS.items()}
 
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        super()._on_diagnostics(message)
+        for status in message.status:
+            if status.name == "recorder":
+                if status.level == DiagnosticStatus.ERROR != self._recorder_status.level:
+                    # What it answered before may not hold any more, such as that it records.
+                    self.said = ""
+                self._recorder_status, self._recorder_at_s = status, time.monotonic()
+
     def press(self, key: str) -> None:
-        """Act on one key."""
+        """Act on one key; what was answered to an earlier one goes."""
+        self.said = self.refusal = ""
         if key == " ":
             self.v_mps = self.yaw_radps = 0.0
             self.stop_now()
@@ -154,10 +170,25 @@ class KeyboardNode(OperatorNode):
         table.add_row("", f"[cyan]{NEXT.get(self.mode, '')}[/cyan]")
         table.add_row("command", f"{self.v_mps:+.2f} m/s   {self.yaw_radps:+.1f} rad/s")
         table.add_row("robot", self._robot())
+        table.add_row("recorder", self._recorder_line())
         # Answers come from other nodes: what looks like markup in them is text.
         table.add_row("answer", Text(self.refusal or self.said, style="yellow" if self.refusal else ""))
         table.add_row("keys", HELP)
         return table
+
+    def _recorder_line(self) -> Text:
+        """What the recorder says of itself: the file, how long it is, losses, or why it does not record."""
+        silent_s = time.monotonic() - self._recorder_at_s
+        if silent_s > RECORDER_S:
+            if math.isinf(silent_s):
+                return Text("none is heard")
+            return Text(f"silent for {silent_s:.0f} s: does it still run?", "yellow")
+        status = self._recorder_status
+        text = status.message
+        if text.startswith("recording "):
+            seconds = next((pair.value for pair in status.values if pair.key == "duration (s)"), "")
+            text = f"{text}, {seconds} s" if seconds else text
+        return Text(text, RECORDER_STYLES.get(status.level, ""))
 
     def _robot(self) -> str:
         """State on one line, as far as it means something now."""

@@ -23,7 +23,7 @@ from h2o_control.node_tools import LATCHED_QOS, STEADY_CLOCK, STREAM_QOS
 
 #: Speed commands are repeated this often; the driver forgets one after 0.2 s.
 TICK_S = 0.05
-#: What was refused is not asked for again before this.
+#: What was refused is not asked for again before this; what is asked for otherwise goes through.
 RETRY_S = 0.5
 #: A request that is not answered after this long does not keep others back any more: who had it may be gone.
 ANSWER_S = 3.0
@@ -58,7 +58,8 @@ class OperatorNode(Node):
         self.refusal = ""
         self._pending: Future[Any] | None = None
         self._asked_at_s = 0.0
-        self._retry_at_s = 0.0
+        #: By request: until when it is not made again, and why it was refused.
+        self._held_back: dict[tuple[str, bool | None], tuple[float, str]] = {}
         self._created_s = time.monotonic()
         self._speed = self.create_publisher(TwistStamped, topics.CMD_VEL, STREAM_QOS)
         self._height = self.create_publisher(Float64, topics.CMD_HEIGHT, STREAM_QOS)
@@ -138,7 +139,10 @@ class OperatorNode(Node):
         busy = self._pending is not None and not self._pending.done() and now_s - self._asked_at_s < ANSWER_S
         if not urgent and busy:
             self.refusal = "an earlier request is not answered yet"
-        if not urgent and (busy or now_s < self._retry_at_s):
+        until_s, why = self._held_back.get((client.srv_name, on), (-math.inf, ""))
+        if not urgent and not busy and now_s < until_s:
+            self.refusal = f"refused a moment ago: {why}"
+        if not urgent and (busy or now_s < until_s):
             return
         if not client.service_is_ready():
             self.refusal = f"nobody offers {client.srv_name}"
@@ -148,9 +152,9 @@ class OperatorNode(Node):
         request = Trigger.Request() if on is None else SetBool.Request(data=on)
         self._asked_at_s = now_s
         self._pending = client.call_async(request)
-        self._pending.add_done_callback(partial(self._answered, on))
+        self._pending.add_done_callback(partial(self._answered, client.srv_name, on))
 
-    def _answered(self, on: bool | None, future: Future[Any]) -> None:
+    def _answered(self, service: str, on: bool | None, future: Future[Any]) -> None:
         answer = future.result()
         self.refusal = self.said = ""
         if answer is None:
@@ -160,7 +164,7 @@ class OperatorNode(Node):
             self.said = answer.message
         if not answer.success:
             self.said = self.refusal = answer.message + (self.shadow_hint() if on else "")
-            self._retry_at_s = time.monotonic() + RETRY_S
+            self._held_back[service, on] = time.monotonic() + RETRY_S, self.refusal
             self.report(f"refused: {self.refusal}")
 
     def report(self, text: str) -> None:
