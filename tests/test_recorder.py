@@ -156,8 +156,23 @@ def test_a_fall_ends_the_episode_and_labels_it(tmp_path: Path) -> None:
     r.close()
     assert episodes(tmp_path) == [
         ("b_0.mcap", "fall", "fallen: pitch +0.71 rad is beyond 0.6 rad"),
-        ("b_1.mcap", "", "fault: emergency stop"),
+        # Nobody called it a fall, but it fell.
+        ("b_1.mcap", "fall", "fault: emergency stop"),
     ]
+
+
+def test_a_robot_that_falls_within_a_second_after_a_fault_fell_though_its_episode_has_ended(tmp_path: Path) -> None:
+    r = ready(tmp_path)
+    for first, mode, falls_after in ((0, topics.FAULT, 140), (1000, topics.FAULT, 260), (2000, topics.DISARMED, 50)):
+        latch(r, topics.BALANCE, first)
+        drive(r, first, first + 100)
+        latch(r, mode, first + 100, "watchdog")
+        drive(r, first + 100, first + 100 + falls_after, mode)
+        drive(r, first + 100 + falls_after, first + 600, mode, pitch=1.5)
+        assert not r.recording
+    r.close()
+    # 0.7 s and 1.3 s after the fault, and after a disarm by request, when a person lays it down.
+    assert [label for _, label, _ in episodes(tmp_path)] == ["fall", "", ""]
 
 
 def test_an_armed_robot_that_leans_too_far_fell_and_may_go_on_in_another_episode(tmp_path: Path) -> None:
@@ -214,15 +229,34 @@ def test_a_discarded_episode_is_not_followed_by_another_before_the_next_arming(t
 def test_a_note_waits_for_an_episode_and_then_belongs_to_the_latest(tmp_path: Path) -> None:
     r = ready(tmp_path, auto_start=False)
     assert r.note("carpet") is None
+    with pytest.raises(DataError, match="the note is empty"):
+        r.note(" ")
     notes = []
     for first in (0, 100):
         r.start(START_NS + first * STEP_NS)
         drive(r, first, first + 50)
         r.stop()
     r.note("tiles")
+    r.note("wet")
     r.close()
     notes = [row["note"] for row in json.loads(read_bag(tmp_path / "b").custom_data["h2o.episodes"])]
-    assert notes == ["carpet", "tiles"]
+    assert notes == ["carpet", "tiles; wet"]
+
+
+def test_topics_that_are_needed_but_not_recorded_start_the_episode_and_stay_out_of_the_bag(tmp_path: Path) -> None:
+    recorded = (topics.JOINT_STATES, topics.WHEEL_COMMAND)
+    writer = BagWriter(tmp_path / "b", {NAMES[name]: topics.TYPES[name] for name in recorded})
+    r = Recorder(writer, NAMES, True, lambda line: None, recorded=recorded)
+    r.take(topics.INTERFACE, text(Interface().to_json()), START_NS)
+    latch(r, topics.BALANCE, 0)
+    drive(r, 0, 100)
+    latch(r, topics.DISARMED, 100)
+    drive(r, 100, 300, topics.DISARMED)
+    assert not r.recording
+    r.close()
+    (row,) = json.loads(read_bag(tmp_path / "b", require=[]).custom_data["h2o.episodes"])
+    assert set(row["received"]) == {NAMES[name] for name in recorded}
+    assert row["end_reason"] == "disarmed: because"
 
 
 def test_losses_are_counted_per_episode_and_topic(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,12 +104,17 @@ def test_episodes_are_started_labelled_noted_and_discarded_on_request(tmp_path: 
             answer = probe.call(service)
             assert (answer.success, answer.message) == (True, said)
         status, said = operate(nodes, probe, "record", "discard")
-        assert (status, said.startswith("refused: episode 1 was discarded")) == (1, True)
+        assert (status, said.startswith("refused: b_1.mcap was discarded")) == (1, True)
         assert probe.call(topics.STOP_EPISODE).message == "no episode is being recorded"
         assert operate(nodes, probe, "record", "note", "for the next: soft tyres") == (0, "noted")
+        status, said = operate(nodes, probe, "record", "note", "")
+        assert (status, "the note is empty" in said) == (1, True)
         assert probe.call(topics.START_EPISODE).success
         probe.wait(lambda: listener.status.message == "recording b_2.mcap, 0 lost", "what is recorded")
         assert listener.values()["note"] == "for the next: soft tyres"
+        split = probe.call(topics.START_EPISODE)
+        assert (split.success, split.message) == (True, "recording b_3.mcap; that ended b_2.mcap, which is kept")
+        assert probe.call(topics.DISCARD_EPISODE).success
         recorder.send_signal(signal.SIGINT)
         assert recorder.wait(10.0) == 0
         rates.terminate()
@@ -203,6 +209,45 @@ def test_a_subscription_of_depth_one_that_is_slow_counts_what_it_loses() -> None
     assert sum(lost) > 0
     assert len(seen) + sum(lost) == 499 - int(seen[0]) + 1
     assert [int(b) - int(a) - 1 for a, b in itertools.pairwise(seen)] == lost[1:]
+
+
+def test_a_bag_that_is_deleted_while_it_is_written_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        listener = Listener(probe)
+        recorder = nodes.start("recorder_node", bag=str(tmp_path / "b"), auto_start="true")
+        start_rates(nodes)
+        probe.wait(lambda: "recording" in listener.status.message, "recording")
+        shutil.rmtree(tmp_path / "b")
+        probe.wait(lambda: listener.status.level == DiagnosticStatus.ERROR, "the end of the recording")
+        assert "b cannot be written any more, No such file or directory" in listener.status.message
+        said = len(listener.said)
+        probe.wait(lambda: len(listener.said) > said + 4, "a recorder that stays alive")
+        assert listener.status.level == DiagnosticStatus.ERROR
+        refused = probe.call(topics.START_EPISODE)
+        assert (refused.success, "was it deleted or moved" in refused.message) == (False, True)
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(10.0) == 1
+        assert "Traceback" not in nodes.log("recorder_node")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_recorder_of_few_topics_hears_what_it_needs_and_says_what_the_bag_is_not_good_for(tmp_path: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        listener = Listener(probe)
+        home = {**nodes.environment, "HOME": str(tmp_path)}
+        nodes.environment = home
+        recorder = nodes.start("recorder_node", bag="~/b", auto_start="true", topics="[odom, imu]")
+        rates = start_rates(nodes)
+        probe.wait(lambda: "recording" in listener.status.message, "recording")
+        probe.spin(1.0)
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(10.0) == 0
+        rates.terminate()
+        said = "no dataset can be built of this bag: 'topics' lacks joint_states, wheel_command, mode, interface"
+        assert said in nodes.log("recorder_node")
+        (row, *_) = custom(tmp_path / "b")
+    assert set(row["received"]) == {"/odom", "/imu"}
+    assert row["received"]["/odom"] > 10
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
@@ -24,7 +23,7 @@ from h2o_control import topics
 from h2o_control.bag_playback import PLAYED, name_of, played, to_play
 from h2o_control.bag_source import RawMessage
 from h2o_control.errors import UserError
-from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, run, steady_timer, value
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS, Parameter, declare, path, run, steady_timer, value
 from h2o_control.played_time import PLAYED_QOS
 from h2o_control.recorder_node import message_class
 
@@ -53,7 +52,7 @@ class BagPlayerNode(Node):
         self._rate: float = value(self, "rate")
         self._wait_s: float = value(self, "wait_s")
         self._wanted: int = value(self, "listeners")
-        bag = to_play(Path(value(self, "bag")))
+        bag = to_play(path(self, "bag"))
         self._episodes = bag.episodes
         self._messages = played(bag)
         self._clock = self.create_publisher(Clock, "/clock", STREAM_QOS)

@@ -27,7 +27,7 @@ class BagStorage(Protocol):
 
     @property
     def free_bytes(self) -> int:
-        """Free space where the bag is written."""
+        """Free space where the bag is written; UserError where that is gone."""
 
     def start_episode(self, label: str = "", note: str = "") -> EpisodeInfo:
         """Begin an episode; a running one is ended first."""

@@ -37,6 +37,10 @@ class BagWriteError(UserError):
     """The bag cannot be written any further; what was written before is complete and readable."""
 
 
+class BagGoneError(BagWriteError):
+    """The folder of the bag is not there any more: it was deleted or moved, or its disk was taken away."""
+
+
 class BagWriter:
     """A bag directory that takes one episode after another.
 
@@ -101,8 +105,8 @@ class BagWriter:
 
     @property
     def free_bytes(self) -> int:
-        """Free space where the bag is written."""
-        return self._free_bytes(self.path)
+        """Free space where the bag is written; BagWriteError where that is gone."""
+        return free_space(self.path, self._free_bytes)
 
     def start_episode(self, label: str = "", note: str = "") -> EpisodeInfo:
         """Open the next file `<bag>_<k>.mcap`; a running episode is ended first.
@@ -179,6 +183,11 @@ class BagWriter:
             return
         try:
             self._check_space()
+        except BagGoneError:
+            # What the end of the episode then cannot write follows from that.
+            with contextlib.suppress(BagWriteError):
+                self.end_episode("bag is gone")
+            raise
         except BagWriteError:
             self.end_episode("disk full")
             raise
@@ -270,7 +279,8 @@ class BagWriter:
 
     def _latest(self, what: str) -> EpisodeInfo:
         if self.latest is None and self._started:
-            raise DataError(f"episode {self._started - 1} was discarded: there is none to {what} before the next one")
+            file = f"{self.path.name}_{self._started - 1}.mcap"
+            raise DataError(f"{file} was discarded: there is none to {what} before the next one")
         if self.latest is None:
             raise DataError(f"no episode has been recorded yet: there is none to {what}")
         return self.latest
@@ -363,6 +373,17 @@ def check_space(path: Path, free_bytes: int, reserve_bytes: int) -> None:
             f"disk full: {free_bytes / 2**20:.0f} MiB left where {path} is written, {reserve_bytes / 2**20:.0f} MiB "
             "are kept for the index; free some space and start another episode"
         )
+
+
+def free_space(path: Path, look: Callable[[Path], int] | None = None) -> int:
+    """Free space where a bag is written; raises BagGoneError where its folder cannot be looked at."""
+    try:
+        return (look or _free_bytes)(path)
+    except OSError as error:
+        raise BagGoneError(
+            f"the bag {path} cannot be written any more, {error.strerror}: was it deleted or moved, or its disk taken "
+            "away? Start the recorder again for another one"
+        ) from error
 
 
 def _free_bytes(path: Path) -> int:

@@ -11,6 +11,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -79,6 +80,18 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> None:
 def value(node: Node, name: str) -> Any:
     """Return a parameter's value."""
     return node.get_parameter(name).value
+
+
+def path(node: Node, name: str) -> Path:
+    """Return a parameter that names a file or folder, `~` as the home folder: no shell expands it in `bag:=~/walk`.
+
+    Raises:
+        ConfigError: there is no such user's home folder.
+    """
+    expanded = os.path.expanduser(value(node, name))
+    if expanded.startswith("~"):
+        raise ConfigError(f"parameter {name}: no home folder is known for {expanded!r}; a name begins with ./")
+    return Path(expanded)
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:

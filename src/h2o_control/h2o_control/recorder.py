@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from h2o_control import topics
 from h2o_control.bag_metadata import LABEL_FALL, TYPESTORE, EpisodeInfo
 from h2o_control.bag_storage import BagStorage
 from h2o_control.contract import Interface, get_task, pitch_rad
-from h2o_control.errors import UserError
+from h2o_control.errors import DataError, UserError
 from h2o_control.losses import FrameCounter, LossCounter
 
 #: Recording goes on this long after the robot is disarmed or fell, so that the fall itself is in the bag.
 GRACE_NS = 500_000_000
 #: Topics that a driver always publishes; without them an episode is worth nothing.
 ESSENTIAL = (topics.ODOM, topics.JOINT_STATES, topics.WHEEL_COMMAND, topics.MODE, topics.INTERFACE)
+#: What the recorder itself must hear: when to record, whether the robot fell, and which robot it is.
+NEEDED = (topics.MODE, topics.ODOM, topics.INTERFACE)
+#: A robot that a fault took the torque from falls within this time; it takes longer than GRACE_NS.
+FALLING_NS = 1_000_000_000
 #: What the tasks count as fallen.
 FALL_PITCH_RAD = get_task("stand").fall_pitch_rad
 
@@ -25,11 +29,13 @@ class Recorder:
 
     Args:
         writer: takes the episodes.
-        names: full topic name of each recorded topic, keyed by the name in h2o_control.topics.
+        names: full name of each topic that it is given messages of, keyed by the name in h2o_control.topics.
         auto_start: begin an episode when /mode shows the robot armed, end it when it is disarmed, in fault or fallen.
         log: called with a line for the operator.
-        fall_pitch_rad: an armed robot that leans further than this, rad, fell. That, or a fault of the driver for that
-            reason, labels the episode, whoever began it.
+        fall_pitch_rad: an armed robot that leans further than this, rad, fell, and so did one that does within
+            FALLING_NS after a fault. That, or a fault of the driver for that reason, labels the episode, whoever began
+            it.
+        recorded: which of `names` go into the bag; all where None.
     """
 
     def __init__(
@@ -39,9 +45,11 @@ class Recorder:
         auto_start: bool,
         log: Callable[[str], None],
         fall_pitch_rad: float = FALL_PITCH_RAD,
+        recorded: Container[str] | None = None,
     ) -> None:
         self.writer = writer
         self._names = dict(names)
+        self._recorded = self._names if recorded is None else recorded
         self._latched: dict[str, tuple[bytes, int]] = {}
         self._auto_start = auto_start
         self._log = log
@@ -54,6 +62,9 @@ class Recorder:
         self._fall_noted = False
         self._stop_at_ns: int | None = None
         self._stop_reason = ""
+        # A robot without torque goes on falling after its episode has ended.
+        self._fault_at_ns: int | None = None
+        self._falling: EpisodeInfo | None = None
         # After a stop by hand or a full disk, the next automatic start waits for the robot to be armed anew.
         self._auto_held_back = False
         self._next_note = ""
@@ -95,7 +106,7 @@ class Recorder:
             self._latched[name] = data, number or 0
             self._look_at(name, data, stamp_ns)
         episode = self.writer.episode
-        if episode is None:
+        if episode is None or name not in self._recorded:
             return
         full = self._names[name]
         if number is not None:
@@ -126,12 +137,14 @@ class Recorder:
                 raise
 
     def start(self, stamp_ns: int) -> EpisodeInfo:
-        """Begin an episode with the latched messages, so that its file stands alone."""
-        self._stop_at_ns, self._fall_noted = None, False
+        """Begin an episode with the latched messages, so that its file stands alone; a running one is ended first."""
+        self.stop("next episode", by_hand=False)
+        self._fall_noted, self._falling = False, None
         episode = self.writer.start_episode(note=self._next_note)
         self._next_note = ""
         for name, (data, number) in self._latched.items():
-            self.writer.write(self._names[name], data, stamp_ns, number)
+            if name in self._recorded:
+                self.writer.write(self._names[name], data, stamp_ns, number)
         self.writer.flush()
         self._log(f"recording {self.writer.path / episode.file}")
         return episode
@@ -142,6 +155,7 @@ class Recorder:
         self._auto_held_back = by_hand and self._armed
         episode = self.writer.end_episode(reason)
         if episode is not None:
+            self._falling = None if by_hand else episode
             self._log(summary(episode))
         return episode
 
@@ -158,15 +172,21 @@ class Recorder:
         return self.writer.describe(label=label)
 
     def note(self, text: str) -> EpisodeInfo | None:
-        """Note something about the running episode, or else the one before; where there is none it waits for the next.
+        """Add a note to the running episode, or else the one before; where there is none it waits for the next.
 
         Returns:
             the episode that it is about; None where it waits.
+
+        Raises:
+            DataError: there is no text.
         """
-        if self.writer.latest is None:
-            self._next_note = text
+        if not text.strip():
+            raise DataError("the note is empty; notes are added to one another, none is taken back")
+        latest = self.writer.latest
+        if latest is None:
+            self._next_note = _appended(self._next_note, text)
             return None
-        return self.writer.describe(note=text)
+        return self.writer.describe(note=_appended(latest.note, text))
 
     def close(self, reason: str = "recorder stopped") -> None:
         """End what runs and leave a complete bag, or none where nothing was recorded."""
@@ -190,17 +210,22 @@ class Recorder:
         mode, reason = (part.strip() for part in text.partition(":")[::2])
         was_armed, self._armed = self._armed, mode in topics.ARMED
         if self._armed:
+            self._fault_at_ns = self._falling = None
             if not was_armed and self._stop_at_ns is not None:
                 # Armed again within the grace: no episode spans that.
                 self.stop(self._stop_reason, by_hand=False)
             return
         self._auto_held_back = False
+        if was_armed and mode == topics.FAULT:
+            # A person who disarms holds the robot, and may lay it down.
+            self._fault_at_ns = stamp_ns
         if mode == topics.FAULT and reason.startswith(topics.FALLEN):
             self._note_fall(stamp_ns, reason)
         self._stop_soon(stamp_ns, text)
 
     def _look_at_pitch(self, stamp_ns: int) -> None:
-        if not self._armed or not self._odom:
+        falling = self._fault_at_ns is not None and stamp_ns - self._fault_at_ns <= FALLING_NS
+        if not (self._armed or falling) or not self._odom:
             return
         q = TYPESTORE.deserialize_cdr(self._odom, topics.TYPES[topics.ODOM]).pose.pose.orientation  # type: ignore[attr-defined]
         pitch = pitch_rad(q.w, q.x, q.y, q.z)
@@ -209,7 +234,8 @@ class Recorder:
             self._note_fall(stamp_ns, f"fallen: pitch {pitch:+.2f} rad is beyond {self._fall_pitch_rad:g} rad")
 
     def _note_fall(self, stamp_ns: int, reason: str) -> None:
-        if not self.recording or self._fall_noted:
+        of = self.writer.episode or self._falling
+        if of is None or of is not self.writer.latest or self._fall_noted:
             return
         self._fall_noted = True
         episode = self.writer.describe(label=LABEL_FALL)
@@ -219,6 +245,10 @@ class Recorder:
     def _stop_soon(self, stamp_ns: int, reason: str) -> None:
         if self._auto_start and self.recording and self._stop_at_ns is None:
             self._stop_at_ns, self._stop_reason = stamp_ns + GRACE_NS, reason
+
+
+def _appended(notes: str, text: str) -> str:
+    return f"{notes}; {text}" if notes else text
 
 
 def summary(episode: EpisodeInfo) -> str:

@@ -25,10 +25,20 @@ from h2o_control.bag_storage import BagStorage
 from h2o_control.bag_writer import BagWriteError, BagWriter
 from h2o_control.clock import WallStamp
 from h2o_control.errors import ConfigError, UserError, nearest
-from h2o_control.node_tools import STEADY_CLOCK, STREAM_QOS, Parameter, declare, publisher, run, steady_timer, value
+from h2o_control.node_tools import (
+    STEADY_CLOCK,
+    STREAM_QOS,
+    Parameter,
+    declare,
+    path,
+    publisher,
+    run,
+    steady_timer,
+    value,
+)
 from h2o_control.played_time import END_WITH_CLOCK, end_with_clock
 from h2o_control.reception import Reception
-from h2o_control.recorder import FALL_PITCH_RAD, Recorder, losses
+from h2o_control.recorder import ESSENTIAL, FALL_PITCH_RAD, NEEDED, Recorder, losses
 from h2o_control.recorder_status import MIB, Watch, report
 
 #: What writes the bag: the library mcap, or ROS's rosbag2.
@@ -38,7 +48,7 @@ PARAMETERS = (
     Parameter("bag", "", "bag directory to create; an existing one is never overwritten"),
     Parameter("topics", list(topics.TYPES), "topics to record, names as in h2o_control.topics"),
     Parameter("auto_start", False, "record an episode whenever the robot is armed, end it when it is disarmed or fell"),
-    Parameter("note", "", "free text about the running episode, or else the one before; set it", read_only=False),
+    Parameter("note", "", "text to add about the running episode, or else the one before; set it", read_only=False),
     Parameter("fall_pitch_rad", FALL_PITCH_RAD, "an armed robot that leans further fell, rad", 0.1, 1.5),
     Parameter("storage", MCAP, "mcap, or rosbag2_py where ROS brings it: what a crash costs is then up to rosbag2"),
     Parameter("compression", "zstd", f"of the chunks: {', '.join(COMPRESSION)}"),
@@ -84,11 +94,16 @@ class RecorderNode(Node):
         # A wall clock that is set during an episode must not reorder the bag.
         self._wall = WallStamp()
         declare(self, PARAMETERS)
-        names = self._topic_names()
+        recorded = self._recorded_topics()
+        names = {name: self.resolve_topic_name(name) for name in dict.fromkeys((*recorded, *NEEDED))}
         self._names = {full: name for name, full in names.items()}
         log = self.get_logger().info
-        writer = self._storage(Path(value(self, "bag")), {full: topics.TYPES[name] for name, full in names.items()})
-        self.recorder = Recorder(writer, names, value(self, "auto_start"), log, value(self, "fall_pitch_rad"))
+        writer = self._storage(path(self, "bag"), {names[name]: topics.TYPES[name] for name in recorded})
+        fall_pitch_rad: float = value(self, "fall_pitch_rad")
+        self.recorder = Recorder(writer, names, value(self, "auto_start"), log, fall_pitch_rad, recorded)
+        # A recording of answers is compared with its source, and no dataset is built of it.
+        if not value(self, END_WITH_CLOCK.name) and (absent := [name for name in ESSENTIAL if name not in recorded]):
+            self.get_logger().warning(f"no dataset can be built of this bag: 'topics' lacks {', '.join(absent)}")
         if value(self, "note"):
             self.recorder.note(value(self, "note"))
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -119,13 +134,13 @@ class RecorderNode(Node):
         self._reception.stop()
         self._guard(self.recorder.close)
 
-    def _topic_names(self) -> dict[str, str]:
+    def _recorded_topics(self) -> list[str]:
         if not value(self, "bag"):
             raise ConfigError("parameter 'bag' is not set: give the bag directory to create, e.g. -p bag:=bags/walk")
         for name in value(self, "topics"):
             if name not in topics.TYPES:
                 raise ConfigError(f"parameter 'topics': no topic {name!r}.{nearest(name, topics.TYPES)}")
-        return {name: self.resolve_topic_name(name) for name in value(self, "topics")}
+        return list(value(self, "topics"))
 
     def _storage(self, bag: Path, types: dict[str, str]) -> BagStorage:
         settings = BagSettings(
@@ -224,7 +239,9 @@ class RecorderNode(Node):
     def _start(self) -> str:
         if lacking := self._lacking():
             raise UserError(f"nothing on {', '.join(lacking)} yet: is the driver running?")
-        return f"recording {self.recorder.start(self._wall.now_ns()).file}"
+        before = self.recorder.writer.episode
+        said = f"recording {self.recorder.start(self._wall.now_ns()).file}"
+        return f"{said}; that ended {before.file}, which is kept" if before else said
 
     def _stop(self) -> str:
         episode = self.recorder.stop()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from h2o_control.bag_metadata import EpisodeInfo
+from h2o_control.errors import UserError
 from h2o_control.recorder import Recorder, losses
 
 MIB = 1024 * 1024
@@ -55,11 +56,14 @@ class Report:
 
 def report(recorder: Recorder, lacking: Sequence[str], watch: Watch, problem: str) -> Report:
     """Return what is to be said; `problem` is what ended the recording against the operator's will, or nothing."""
-    free = recorder.writer.free_bytes
-    space = watch.space(free)
+    try:
+        free_bytes = recorder.writer.free_bytes
+        space, free = watch.space(free_bytes), f"{free_bytes / MIB:.0f}"
+    except UserError as error:
+        space, free, problem = "", "unknown", str(error)
     episode = recorder.writer.episode
     latest = recorder.writer.latest
-    values = {"free space (MiB)": f"{free / MIB:.0f}", "episodes": str(len(recorder.writer.episodes))}
+    values = {"free space (MiB)": free, "episodes": str(len(recorder.writer.episodes))}
     level, message = OK, "ready"
     if latest is not None:
         seconds = (latest.end_ns - latest.start_ns) * 1e-9

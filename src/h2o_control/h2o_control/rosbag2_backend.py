@@ -26,7 +26,7 @@ from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
 from h2o_control import bag_lock
 from h2o_control.bag_metadata import TYPESTORE, EpisodeInfo, custom_data, qos_profile, write_metadata
 from h2o_control.bag_settings import BagSettings
-from h2o_control.bag_writer import BagWriteError, check_space
+from h2o_control.bag_writer import BagWriteError, check_space, free_space
 from h2o_control.contract import Interface
 from h2o_control.errors import ConfigError, DataError
 from h2o_control.provenance import now_utc, software
@@ -114,8 +114,8 @@ class Rosbag2Writer:
 
     @property
     def free_bytes(self) -> int:
-        """Free space where the bag is written."""
-        return shutil.disk_usage(self.path).free
+        """Free space where the bag is written; BagWriteError where that is gone."""
+        return free_space(self.path)
 
     def start_episode(self, label: str = "", note: str = "") -> EpisodeInfo:
         """Open the next bag `<folder>_<k>`; a running episode is ended first.

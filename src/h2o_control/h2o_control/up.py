@@ -107,8 +107,8 @@ def command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="h2o-robot up",
         description="Start the nodes of a launch file, for machines without ROS's own launch. It ends when every node "
-        "has ended, when one of them refuses its arguments at its start, or on Ctrl-C, and leaves no node running. When "
-        "a node dies the others go on, as with ROS's launch, and the status in the end is its.",
+        "has ended, when one of them refuses its arguments at its start, or on Ctrl-C, and leaves no node running. "
+        "When a node dies the others go on, as with ROS's launch, and the status in the end is its.",
         epilog="example: h2o-robot up launch/collect.launch.yaml bag:=bags/monday duration_s:=90 --until teleop",
     )
     parser.add_argument("file", type=Path, help="launch file in YAML")
