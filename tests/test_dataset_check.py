@@ -70,6 +70,8 @@ class Made:
     twice: set[int] = field(default_factory=set)
     swapped: set[int] = field(default_factory=set)
     interface: Interface = field(default_factory=lambda: Interface(rate_hz=RATE_HZ))
+    lost_commands: set[int] = field(default_factory=set)
+    fault_at: int = -1
 
 
 def simulate(n: int = N, vigour: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +172,10 @@ def write(path: Path, m: Made) -> Path:
             # What the encoders say is what x and v say, which may have been tampered with.
             joints = joint_bytes(stamp, m.executed[k], float(travelled[k]), float(m.states[k, 1]))
             messages.append(("joint_states", joints))
-        messages.append(("wheel_command", command_bytes(stamp, following[k])))
+        if k not in m.lost_commands:
+            messages.append(("wheel_command", command_bytes(stamp, following[k])))
+        if k == m.fault_at:
+            messages.append(("mode", text("fault: fallen")))
         messages.append(("imu", imu_bytes(stamp, *m.gyro[k])))
         for topic, data in messages * (2 if k in m.twice else 1):
             writer.write(f"/{topic}", data, START_NS + written * STEP)
@@ -322,7 +327,16 @@ def test_a_recording_in_which_the_robot_hardly_moves_lacks_coverage(tmp_path: Pa
     told = [str(wish) for wish in checked.wishes]
     assert any(w.startswith("drive backwards at 0.1–0.3 m/s: 0.0 s of it so far, 3 s wanted") for w in told)
     assert any(w.startswith("push it so that it leans forward: pitch beyond +0.05 rad is rare") for w in told)
-    assert any(w.startswith("turn left") for w in told)
+    assert not any("turn" in w for w in told), "no state of a dataset tells how the robot turns"
+
+
+def test_commands_that_lack_at_a_fault_are_not_lost_and_elsewhere_they_are(tmp_path: Path) -> None:
+    for name, fault_at, count in (("fault", 3000, 0), ("elsewhere", 5000, 8)):
+        recording = made()
+        recording.lost_commands, recording.fault_at = set(range(2996, 3004)), fault_at
+        checked = check([write(tmp_path / name, recording)], STAND)
+        (finding,) = (f for f in checked.findings if f.rule.name == "incomplete")
+        assert f"({count})" in finding.text
 
 
 def test_a_recording_with_everything_wrong_is_told_everything(tmp_path: Path) -> None:

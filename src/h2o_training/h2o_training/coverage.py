@@ -100,13 +100,8 @@ def coverage(parts: Sequence[Plane]) -> float:
     return float(np.mean([plane.share for plane in parts]))
 
 
-def wishes(dataset: Dataset, yaw_rate_radps: FloatArray | None) -> list[Wish]:
-    """Say what is thin, thinnest first.
-
-    Args:
-        dataset: what there is.
-        yaw_rate_radps: [n], turning at each transition; None where nobody recorded it.
-    """
+def wishes(dataset: Dataset) -> list[Wish]:
+    """Say what is thin, thinnest first; nothing of turning, which no state of a dataset tells."""
     columns, half, dt = quantities(dataset), region(dataset.interface.torque_limit_nm), dataset.interface.dt_s
     masks: list[tuple[str, float, BoolArray]] = []
     v, theta, theta_dot, tau = columns.values()
@@ -129,9 +124,6 @@ def wishes(dataset: Dataset, yaw_rate_radps: FloatArray | None) -> list[Wish]:
     }
     for text, (rolls, leans) in corners.items():
         masks.append((text, 2.0, (rolls * v > 0.1) & (leans * theta > 0.02)))
-    if yaw_rate_radps is not None:
-        for side, sign in (("left", 1), ("right", -1)):
-            masks.append((f"turn {side} (0.3 rad/s or more)", 2.0, sign * yaw_rate_radps > 0.3))
     found = [Wish(text, float(mask.sum() * dt), wanted_s) for text, wanted_s, mask in masks]
     return sorted((w for w in found if w.seconds < ENOUGH * w.wanted_s), key=lambda w: w.seconds / w.wanted_s)
 

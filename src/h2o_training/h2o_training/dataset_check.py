@@ -20,9 +20,9 @@ from h2o_control.topics import ARMED
 from h2o_training.action_lag import EXPECTED_SIGN, Lag, action_lag
 from h2o_training.coverage import Plane, Wish, coverage, planes, wishes
 from h2o_training.dataset import Dataset
-from h2o_training.dataset_build import bag_dataset, episode_transitions, joined, shared_states
+from h2o_training.dataset_build import bag_dataset, joined, shared_states
 from h2o_training.dataset_check_bag import check_episode
-from h2o_training.dataset_check_raw import check_raw, read_raw, yaw_rates
+from h2o_training.dataset_check_raw import check_raw, read_raw
 from h2o_training.dataset_check_rows import Consistency, check_rows, consistency, consistency_finding, shared_rows
 from h2o_training.dataset_check_rules import RULE, RULES, Finding, Level, Tally, verdict
 from h2o_training.dataset_log import import_logs
@@ -47,7 +47,6 @@ class Part:
         name: of the file or bag. kind: "bag", "dataset" or "log".
         dataset: its transitions, perhaps none.
         mode_s: seconds in each mode that was ever in command, armed or not; empty where that is not known.
-        yaw_rate_radps: [n] at each transition, NaN where not recorded; None for other inputs than bags.
         step_s: [m] between neighbouring stamps of each episode of a bag, and time_s [m] when; empty otherwise.
         hashes: of its files, and of what it was built from.
         episodes: of a bag.
@@ -57,7 +56,6 @@ class Part:
     kind: str
     dataset: Dataset
     mode_s: dict[str, float]
-    yaw_rate_radps: FloatArray | None
     step_s: FloatArray
     time_s: FloatArray
     hashes: frozenset[str]
@@ -139,9 +137,7 @@ def check(
     each = ", ".join(f"{' and '.join(plane.names)} {100 * plane.share:.0f} %" for plane in cells)
     found["coverage"] = Finding(RULE["coverage"], share, f"{100 * share:.0f} % of the reference region ({each})")
     findings = tuple(found.get(rule.name) or tally.finding(rule.name) for rule in RULES)
-    yaw = [part.yaw_rate_radps for part in parts if part.yaw_rate_radps is not None]
-    turning = np.concatenate(yaw) if len(yaw) == len(parts) else None
-    return Checked(findings, tuple(parts), data, cells, tuple(wishes(data, turning)), lags, consistencies)
+    return Checked(findings, tuple(parts), data, cells, tuple(wishes(data)), lags, consistencies)
 
 
 def _read(path: Path, task: Task, log: LogFormat | None, tally: Tally) -> Part:
@@ -158,14 +154,14 @@ def _read(path: Path, task: Task, log: LogFormat | None, tally: Tally) -> Part:
         for source in data.provenance.get("bags", []):
             for mode, count in source["transitions_by_mode"].items():
                 modes[mode] = modes.get(mode, 0.0) + count * data.interface.dt_s
-        return Part(path.name, "dataset", _for_task(data, task), modes, None, nothing, nothing, hashes)
+        return Part(path.name, "dataset", _for_task(data, task), modes, nothing, nothing, hashes)
     if log is None:
         raise DataError(
             f"{path} is neither a bag (a directory, or *.mcap) nor HDF5; if it is a text log, say what is in it: "
             "--columns x,v,theta,theta_dot,tau,done --rate-hz 200"
         )
     data = import_logs([path], log.columns, log.interface, task).dataset
-    return Part(path.name, "log", data, {}, None, nothing, nothing, frozenset([own]))
+    return Part(path.name, "log", data, {}, nothing, nothing, frozenset([own]))
 
 
 def _for_task(data: Dataset, task: Task) -> Dataset:
@@ -179,7 +175,6 @@ def _read_bag(path: Path, task: Task, tally: Tally) -> Part:
     bag = read_bag(path)
     interface = bag.require_interface()
     modes: dict[str, float] = {}
-    yaw: list[FloatArray] = [np.zeros(0)]
     step_s: list[FloatArray] = [np.zeros(0)]
     time_s: list[FloatArray] = [np.zeros(0)]
     start_ns = min((int(e.stamp_ns[0]) for e in bag.episodes if len(e.stamp_ns)), default=0)
@@ -190,11 +185,7 @@ def _read_bag(path: Path, task: Task, tally: Tally) -> Part:
         step_s.append(np.diff(episode.stamp_ns) * 1e-9)
         time_s.append((episode.stamp_ns[1:] - start_ns) * 1e-9)
     for file in bag.files:
-        raw = read_raw(file)
-        check_raw(raw, interface, file.name, tally)
-        for episode in bag.episodes if len(bag.episodes) == 1 else [e for e in bag.episodes if e.name == file.name]:
-            rows = episode_transitions(episode, interface, task).rows
-            yaw.append(yaw_rates(raw, episode.stamp_ns)[rows])
+        check_raw(read_raw(file), interface, file.name, tally)
     files = bag_files(path)[0]
     hashes = frozenset([files_sha256(files), *(files_sha256([file]) for file in files)])
     data = bag_dataset(bag, interface, task)
@@ -203,7 +194,6 @@ def _read_bag(path: Path, task: Task, tally: Tally) -> Part:
         "bag",
         data,
         {mode: modes[mode] for mode in sorted(modes, key=lambda m: (m not in ARMED, m))},
-        np.concatenate(yaw),
         np.concatenate(step_s),
         np.concatenate(time_s),
         hashes,

@@ -8,8 +8,16 @@ from numpy.typing import NDArray
 
 from h2o_control.bag_reader import Episode, nearest_index
 from h2o_control.contract import FloatArray, Interface
+from h2o_control.topics import FAULT
 from h2o_training.dataset import BoolArray
-from h2o_training.dataset_build import DEVICE_TOLERANCE, SEQUENCES, STEP_TOLERANCE, has_device_time, known_modes
+from h2o_training.dataset_build import (
+    COMMAND_GAP_NS,
+    DEVICE_TOLERANCE,
+    SEQUENCES,
+    STEP_TOLERANCE,
+    has_device_time,
+    known_modes,
+)
 from h2o_training.dataset_check_rules import Tally
 
 #: Frames missing in a row for longer than this are a gap (the recorder stopped, the link was down), not drops.
@@ -50,7 +58,7 @@ def check_episode(episode: Episode, interface: Interface, where: str, tally: Tal
         tally.add("drops", float(missing[lost].sum()), n + float(missing[lost].sum()), *places)
     unknown = {
         "executed torque": nearest_index(episode.executed.stamp_ns, stamps, join_ns) < 0,
-        "mode": known_modes(episode) == "",
+        "mode": (known_modes(episode) == "") & ~_near_fault(episode),
     }
     if has_device_time(episode):
         unknown["device time"] = episode.sequence < 0
@@ -62,6 +70,14 @@ def check_episode(episode: Episode, interface: Interface, where: str, tally: Tal
     for name, values in (("state", episode.states), ("executed torque", episode.executed.torque_nm)):
         bad = ~np.isfinite(values).all(axis=1)
         tally.add("not a number", int(bad.sum()), len(values), f"{bad.sum()} of {name} in {where}")
+
+
+def _near_fault(episode: Episode) -> BoolArray:
+    """Tell of each state whether it lies within COMMAND_GAP_NS of a fault, when no command may answer it."""
+    faults = np.array([c.stamp_ns for c in episode.mode_changes if c.mode == FAULT], dtype=np.int64)
+    heard_ns = episode.received_ns if len(episode.received_ns) else episode.stamp_ns
+    near: BoolArray = (np.abs(heard_ns[:, None] - faults) <= COMMAND_GAP_NS).any(axis=1)
+    return near
 
 
 def _check_frames(

@@ -15,7 +15,7 @@ from h2o_control import topics
 from h2o_control.bag_columns import read_groups
 from h2o_control.bag_reader import nearest_index
 from h2o_control.cdr_columns import Wanted
-from h2o_control.contract import FloatArray, Interface
+from h2o_control.contract import Interface
 from h2o_control.mcap_batches import StoredFile
 from h2o_training.dataset_check_rows import STUCK_MOTION, same_bits
 from h2o_training.dataset_check_rules import Tally
@@ -26,7 +26,7 @@ COMMAND_MOTION_NM = 0.1
 _STAMP = ("header.stamp.sec", "header.stamp.nanosec")
 _IMU = tuple(f"{group}.{axis}" for group in ("angular_velocity", "linear_acceleration") for axis in "xyz")
 WANTED = {
-    topics.ODOM: Wanted(topics.TYPES[topics.ODOM], (*_STAMP, "twist.twist.angular.z")),
+    topics.ODOM: Wanted(topics.TYPES[topics.ODOM], _STAMP),
     topics.JOINT_STATES: Wanted(
         topics.TYPES[topics.JOINT_STATES], (*_STAMP, "position", "velocity", "effort"), ("name",)
     ),
@@ -138,14 +138,3 @@ def _sorted(columns: Raw | None) -> Raw | None:
         return None
     _, order = np.unique(columns["stamp_ns"], return_index=True)
     return {name: values[order] for name, values in columns.items()}
-
-
-def yaw_rates(raw: Mapping[str, Raw], stamps_ns: NDArray[np.int64]) -> FloatArray:
-    """Yaw rate [n] in rad/s at the stamps of states, NaN where none was recorded."""
-    odom = _sorted(raw.get(topics.ODOM))
-    if odom is None:
-        return np.full(len(stamps_ns), math.nan)
-    rates: FloatArray = np.append(odom["twist.twist.angular.z"], math.nan)[
-        nearest_index(odom["stamp_ns"], stamps_ns, 0)
-    ]
-    return rates

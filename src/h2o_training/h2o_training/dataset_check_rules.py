@@ -113,7 +113,7 @@ RULES = (
         of="frames",
     ),
     Rule(
-        "incomplete", "states whose executed torque, mode or device time is lost", "share", 0.01, 0.2,
+        "incomplete", "states whose executed torque, mode (not at a fault) or device time is lost", "share", 0.01, 0.2,
         "they give no transition; a topic that is lost so often was not recorded by a healthy recorder",
         "record /joint_states, /wheel_command and /device_time with /odom, and look at the recorder's losses",
         of="states",
