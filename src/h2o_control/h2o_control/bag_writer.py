@@ -341,6 +341,8 @@ class BagWriter:
     def _write_metadata_now(self, episodes: list[EpisodeInfo]) -> None:
         readable = [e for e in episodes if e.readable]
         try:
+            # Writing would make the folder anew, where a disk was taken away on another one.
+            os.stat(self.path)
             write_metadata(self.path, bag_information(self.topic_types, readable, self._custom_data(episodes)))
             if self.settings.fsync:
                 sync_folder(self.path)
