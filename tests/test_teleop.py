@@ -18,13 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
 from graph import BIN, Nodes, Probe, graph
-from h2o_control import topics
+from h2o_control import teleop_node, topics
 from h2o_control.keyboard import DISCARD, EPISODE_KEYS
 from h2o_control.node_tools import STREAM_QOS
 from h2o_control.operator_script import Habits, ScriptedOperator
+from h2o_control.teleop_node import TeleopNode
 from lockstep import LockStep
 from played_driver import PlayedDriver
 from wheel_leg_driver.core import Exploration
@@ -250,6 +253,20 @@ def test_scripted_operator_takes_a_hold_for_a_fall_and_counts_both(tmp_path: Pat
         assert driver.asked == [topics.ARM, topics.DISARM, topics.ARM, topics.DISARM]
 
 
+@pytest.mark.ros
+def test_scripted_operator_ends_with_a_reason_once_the_driver_has_died(tmp_path: Path) -> None:
+    with graph(tmp_path) as (nodes, probe):
+        nodes.start_robot()
+        operator = nodes.start("teleop_node", duration_s=60.0)
+        probe.wait(lambda: probe.mode == topics.BALANCE, "balance")
+        probe.spin(1.0)
+        assert operator.poll() is None
+        nodes.processes[1].kill()
+        probe.wait(lambda: operator.poll() is not None, "end of the operator", 30.0)
+        assert operator.returncode == 1
+        assert "has not been heard for 10 s: does the driver still run?" in nodes.log("teleop_node")
+
+
 def test_keyboard_without_a_terminal_says_so() -> None:
     result = subprocess.run(
         [str(BIN / "h2o-robot"), "teleop"], stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -303,3 +320,31 @@ def test_keyboard_shows_what_the_recorder_does_and_a_refusal_swallows_no_other_k
             return "[disk] is full" in keyboard.shown() and "recording walk_0.mcap" not in keyboard.shown()
 
         probe.wait(says, "why nothing is recorded")
+
+
+@pytest.mark.ros
+def test_scripted_operator_says_who_refuses_to_arm_and_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(teleop_node, "ARM_S", 3.0)
+    with graph(tmp_path) as (_, probe):
+        driver = PlayedDriver(probe)
+        driver.arm_refusal = "it lies on its side"
+        # Another robot's driver in the same domain.
+        probe.node.create_publisher(String, topics.MODE, LATCHED_QOS)
+        driver.say("disarmed: start")
+        operator = TeleopNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(operator)
+
+        def finished() -> bool:
+            executor.spin_once(timeout_sec=0.02)
+            return operator.finished
+
+        probe.wait(finished, "end of the operator")
+        assert operator.exit_code == 1
+        assert 1 < driver.asked.count(topics.ARM) < 8, "what was refused is not asked for at once again"
+        operator.destroy_node()
+    said = capfd.readouterr().err
+    assert "2 drivers are in this domain (/probe, /probe)" in said
+    assert "/probe did not arm within 3 s" in said and "it lies on its side" in said
