@@ -22,6 +22,7 @@ class PlayedDriver:
         x_m: displacement that it observes.
         obeys_not: name of a node whose torque it refuses.
         refusal: what it answers to a wish to give command to a policy; empty grants it.
+        arm_refusal: what it answers to a wish to arm it; empty grants it.
         speeds: speed and yaw rate of each /cmd_vel.
     """
 
@@ -31,6 +32,7 @@ class PlayedDriver:
         self.height_m = highest_m
         self.x_m = 0.0
         self.refusal = ""
+        self.arm_refusal = ""
         self.obeys_not = ""
         self._range_m = (lowest_m, highest_m)
         node = probe.node
@@ -57,6 +59,9 @@ class PlayedDriver:
 
     def _grant(self, what: str, mode: str, answer: Trigger.Response) -> Trigger.Response:
         self.asked.append(what)
+        if what == topics.ARM and self.arm_refusal:
+            answer.success, answer.message = False, self.arm_refusal
+            return answer
         if mode:
             self.say(mode)
         answer.success, answer.message = True, f"{what} granted"

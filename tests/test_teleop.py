@@ -25,7 +25,7 @@ from std_msgs.msg import String
 from graph import BIN, Nodes, Probe, graph
 from h2o_control import teleop_node, topics
 from h2o_control.keyboard import DISCARD, EPISODE_KEYS
-from h2o_control.node_tools import STREAM_QOS
+from h2o_control.node_tools import LATCHED_QOS, STREAM_QOS
 from h2o_control.operator_script import Habits, ScriptedOperator
 from h2o_control.teleop_node import TeleopNode
 from lockstep import LockStep

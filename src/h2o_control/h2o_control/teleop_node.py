@@ -8,6 +8,7 @@ import time
 
 from h2o_control import topics
 from h2o_control.errors import ConfigError, nearest
+from h2o_control.neighbours import publisher_names
 from h2o_control.node_tools import Parameter, declare, run, steady_timer, value
 from h2o_control.operator_node import TICK_S, OperatorNode
 from h2o_control.operator_script import ScriptedOperator
@@ -26,6 +27,8 @@ PICK_UP_S = 2.0
 SILENT_S, START_S = 10.0, 60.0
 #: How long a policy may take until the driver gives it command, s.
 HAND_OVER_S = 60.0
+#: How long the driver may refuse to arm, s: somebody may have to set the robot up first.
+ARM_S = 60.0
 #: How long the operator looks at a robot that a fault stopped, or that the driver holds and brings to rest.
 LOOK_S = {topics.FAULT: 0.5, topics.HOLD: 1.5}
 
@@ -40,13 +43,17 @@ class TeleopNode(OperatorNode):
         self.exit_code = 0
         self._kind = str(value(self, "operator"))
         if self._kind not in OPERATORS:
-            raise ConfigError(f"operator is {self._kind!r}.{nearest(self._kind, OPERATORS)}")
+            raise ConfigError(
+                f"operator is {self._kind!r}.{nearest(self._kind, OPERATORS)} To start no operator, give a launch file "
+                "operator:=none"
+            )
         self._duration_s = float(value(self, "duration_s"))
         self._settle_s = float(value(self, "settle_s"))
         self._script = ScriptedOperator(int(value(self, "seed")))
         self._max_falls = int(value(self, "max_falls"))
         self._driven_s = 0.0
         self._handed_over = False
+        self._warned = False
         steady_timer(self, TICK_S, self._tick)
 
     def _tick(self) -> None:
@@ -72,7 +79,7 @@ class TeleopNode(OperatorNode):
             self._finish()
         elif self.mode == topics.DISARMED:
             if self.in_mode_s > (PICK_UP_S if self.falls + self.holds else 1.0):
-                self.call(self.arm)
+                self._arm()
         elif self.mode in LOOK_S:
             if self.in_mode_s > LOOK_S[self.mode]:
                 self.call(self.disarm)
@@ -80,6 +87,21 @@ class TeleopNode(OperatorNode):
             self._handed_over = True
         elif self.mode == topics.BALANCE:
             self._operate()
+
+    def _arm(self) -> None:
+        drivers = publisher_names(self, topics.MODE)
+        if len(drivers) > 1 and not self._warned:
+            self._warned = True
+            self.get_logger().warning(
+                f"{len(drivers)} drivers are in this domain ({', '.join(drivers)}), all of which hear this operator: "
+                "give each robot a ROS_DOMAIN_ID of its own. One that was killed within 20 s counts, too"
+            )
+        if self.in_mode_s > ARM_S:
+            who = " or ".join(sorted(set(drivers))) or "the driver"
+            self.get_logger().error(f"{who} did not arm within {ARM_S:.0f} s: {self.refusal or 'no answer'}")
+            self.exit_code = 1
+        else:
+            self.call(self.arm)
 
     def _operate(self) -> None:
         if self.in_mode_s < self._settle_s:
