@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from h2o_control import launch_file, middleware, supervisor, up
+from graph import BIN, graph
+from h2o_control import launch_file, middleware, supervisor, topics, up
 from h2o_control.errors import ConfigError
 from h2o_control.launch_substitutions import Scope, condition, expand, expand_words
 
@@ -231,6 +233,25 @@ def test_a_node_that_ends_well_leaves_the_others_running(workspace: Workspace) -
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
+
+
+@pytest.mark.ros
+def test_a_recorder_that_is_killed_does_not_drop_the_robot(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    words = [BIN / "h2o-robot", "up", root / "launch" / "collect.launch.yaml", f"bag:={tmp_path / 'bag'}"]
+    with graph(tmp_path) as (nodes, probe), (tmp_path / "up.log").open("w") as log:
+        command = [*words, "robot:=ideal", "duration_s:=8", "--until", "teleop"]
+        process = subprocess.Popen(command, cwd=root, env=nodes.environment, stdout=log, stderr=log)
+        nodes.processes.append(process)
+        probe.wait(lambda: probe.mode == topics.BALANCE, "balance", 40.0)
+        (number,) = re.findall(r"recorder .*started \(process (\d+)\)", (tmp_path / "up.log").read_text())
+        os.kill(int(number), signal.SIGKILL)
+        probe.wait(lambda: "was ended by SIGKILL UNASKED" in (tmp_path / "up.log").read_text(), "word of it")
+        probe.spin(3.0)
+        assert probe.mode == topics.BALANCE, probe.reason
+        probe.wait(lambda: process.poll() is not None, "end of the drive", 40.0)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert {mode.split(":")[0] for mode in probe.modes} == {topics.DISARMED, topics.BALANCE}
 
 
 def test_until_ends_well_with_the_named_node(workspace: Workspace) -> None:
