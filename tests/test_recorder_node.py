@@ -97,6 +97,9 @@ def test_episodes_are_started_labelled_noted_and_discarded_on_request(tmp_path: 
             (topics.DISCARD_EPISODE, "b_1.mcap is discarded"),
         )
         for service, said in steps[:3]:
+            if service == topics.STOP_EPISODE:
+                # Of an episode without a frame nobody knows what was lost; on a busy machine the first takes a moment.
+                time.sleep(1.0)
             answer = probe.call(service)
             assert (answer.success, answer.message) == (True, said)
         assert operate(nodes, probe, "record", "success") == (0, "b_0.mcap: success")

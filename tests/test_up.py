@@ -205,7 +205,7 @@ def test_a_node_that_is_killed_leaves_the_others_running_and_its_status_to_the_e
     read_until(process, "obedient ready", "stubborn ready")
     os.kill(int((workspace.folder / "stubborn.pid").read_text()), signal.SIGKILL)
     read_until(process, "was ended by SIGKILL UNASKED; obedient, following_late go on")
-    assert set(workspace.alive()) == {"obedient", "following_late"}
+    assert wait_for(lambda: set(workspace.alive()) == {"obedient", "following_late"})
     (workspace.folder / "enough").touch()
     _, error = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGKILL
