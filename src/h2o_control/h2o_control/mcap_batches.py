@@ -21,28 +21,24 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import zstandard
 from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Attachment, Channel, Chunk, DataEnd, Header, Metadata, Schema
 from mcap.stream_reader import get_chunk_data_stream
 from mcap.writer import MCAP0_MAGIC
 from numpy.typing import NDArray
 
+from h2o_control.bag_index import FRAME, NOT_A_RECORD
 from h2o_control.errors import DataError
 
 #: Chunks are looked at together until they make this many bytes: enough to hide what a call of numpy costs.
 BATCH_BYTES = 4 * 2**20
 #: Records are small and many.
 _BUFFER_BYTES = 2**20
-#: Opcode and length of a record.
-_FRAME = struct.Struct("<BQ")
 #: A message's channel, sequence number, log time and publish time, before its data.
 _MESSAGE_BYTES = 2 + 4 + 8 + 8
-_DATA_AT = _FRAME.size + _MESSAGE_BYTES
+_DATA_AT = FRAME.size + _MESSAGE_BYTES
 _INDEX_HEAD = struct.Struct("<HI")
 _INDEX_ENTRY_BYTES = 16
-#: What a file that ends in the middle of a record, or is damaged, makes the parsers raise.
-_CUT_OFF = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, MemoryError, OverflowError)
 
 #: Records between the chunks that hold no messages, and what parses them.
 _BETWEEN = {
@@ -135,7 +131,7 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
                 elif opcode == Opcode.MESSAGE:  # outside chunks, as some recorders write them
                     if pending.chunked or int.from_bytes(content[:2], "little") not in stored.channels:
                         raise ValueError("something else, with a damaged opcode")
-                    pending.add(_FRAME.pack(opcode, len(content)) + content)
+                    pending.add(FRAME.pack(opcode, len(content)) + content)
                 elif opcode == Opcode.MESSAGE_INDEX:
                     pending.add_index(content)
                 elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
@@ -145,7 +141,7 @@ def mcap_batches(path: Path, stored: StoredFile) -> Iterator[Batch]:
                 elif opcode not in _BETWEEN:
                     # The format would have unknown kinds skipped; no recorder writes any, damage to a chunk does.
                     raise ValueError("something else, with a damaged opcode")
-        except _CUT_OFF:
+        except NOT_A_RECORD:
             pass
     yield pending.take()
     stored.recovered |= pending.broken
@@ -165,11 +161,11 @@ def _check_length(opcode: int, content: bytes) -> None:
 
 
 def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield opcode and content of the records that do not lie in chunks, to the end of the data; raises `_CUT_OFF`."""
+    """Yield opcode and content of the records that do not lie in chunks until the data ends; raises NOT_A_RECORD."""
     checksum = zlib.crc32(MCAP0_MAGIC)
     while True:
-        head = stream.read(_FRAME.size)
-        opcode, length = _FRAME.unpack(head)
+        head = stream.read(FRAME.size)
+        opcode, length = FRAME.unpack(head)
         # A damaged length must not ask for more memory than the file could fill.
         content = stream.read(min(length, size))
         if len(content) < length:
@@ -259,8 +255,8 @@ class _Chunks:
         self._clear()
         return Batch(
             data,
-            _read(data, start + _FRAME.size, "<u2"),
-            _read(data, start + _FRAME.size + 6, "<i8"),
+            _read(data, start + FRAME.size, "<u2"),
+            _read(data, start + FRAME.size + 6, "<i8"),
             start + _DATA_AT,
             _read(data, start + 1, "<i8") - _MESSAGE_BYTES,
         )
@@ -280,7 +276,7 @@ class _Chunks:
         if not (start + _DATA_AT <= end).all() or not (data[start] == Opcode.MESSAGE).all():
             return nothing
         length = _read(data, start + 1, "<i8")
-        stop = start + _FRAME.size + length
+        stop = start + FRAME.size + length
         borne_out = (
             (length >= _MESSAGE_BYTES).all()
             and (length <= len(data)).all()
@@ -292,7 +288,7 @@ class _Chunks:
     def _walked(self, raw: bytes, data: NDArray[np.uint8], start: IntArray, ends: IntArray) -> tuple[list[int], int]:
         """Walk the records between indexed messages; returns messages found there and where the whole chunks end."""
         found: list[int] = []
-        stop = start + _FRAME.size + _read(data, start + 1, "<i8")
+        stop = start + FRAME.size + _read(data, start + 1, "<i8")
         left, right = np.append(0, stop), np.append(start, len(raw))
         for gap in np.flatnonzero(left < right):
             inner = ends[(ends > left[gap]) & (ends < right[gap])]
@@ -300,7 +296,7 @@ class _Chunks:
             for begin, end in itertools.pairwise(edges):
                 try:
                     self._walk(raw, begin, end, found)
-                except _CUT_OFF:
+                except NOT_A_RECORD:
                     self.broken = True
                     chunk = int(np.searchsorted(ends, begin, side="right"))
                     return found, int(ends[chunk - 1]) if chunk else 0
@@ -308,14 +304,14 @@ class _Chunks:
 
     def _walk(self, raw: bytes, begin: int, end: int, found: list[int]) -> None:
         while begin < end:
-            opcode, length = _FRAME.unpack_from(raw, begin)
-            following = begin + _FRAME.size + length
+            opcode, length = FRAME.unpack_from(raw, begin)
+            following = begin + FRAME.size + length
             if following > end or (opcode == Opcode.MESSAGE and length < _MESSAGE_BYTES):
                 raise ValueError("a record does not fit into its chunk")
             if opcode == Opcode.MESSAGE:
                 found.append(begin)
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
-                self._stored.declare(opcode, raw[begin + _FRAME.size : following])
+                self._stored.declare(opcode, raw[begin + FRAME.size : following])
             begin = following
 
 
